@@ -1,0 +1,151 @@
+"""Measure many image sets against a reference, and never extract the same features twice.
+
+::
+
+    python flows/evaluate.py                                   # the example: handwritten digits
+    python flows/evaluate.py config.yaml --set metrics=[fid]
+    python flows/evaluate.py --real data/real --synth samples/10k samples/20k
+
+Exit code 0: every dataset was measured and every restraint holds. 1: not so. 2: bad input; nothing was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
+
+from prefect import flow  # noqa: E402 - the path comes first, here and below
+from prefect.states import Completed, Failed, State  # noqa: E402
+
+from flows.session import quiet_server, wait_until_recorded  # noqa: E402
+from simet_cache.config import EvaluationConfig  # noqa: E402
+from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
+from simet_cache.errors import SimetCacheError  # noqa: E402
+from simet_cache.report.files import prepare_folder  # noqa: E402
+from simet_cache.report.results import DatasetResult, EvaluationResults  # noqa: E402
+from simet_cache.report.table import print_table  # noqa: E402
+from simet_cache.restraints import judge  # noqa: E402
+from simet_cache.store import FeatureStore  # noqa: E402
+from tasks.features import extract  # noqa: E402
+from tasks.metrics import measure  # noqa: E402
+from tasks.report import report  # noqa: E402
+from tasks.states import error_of  # noqa: E402
+
+EXAMPLE = ROOT / "examples" / "digits.yaml"
+PASSED, NOT_PASSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_VERSIONS = ("numpy", "pillow", "prefect", "torch", "torch-fidelity", "torchvision")
+
+
+@flow(name="evaluate", persist_result=False, validate_parameters=True)
+def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
+    """Measure every dataset of a configuration against its reference.
+
+    Returns:
+        The results, as a completed run where every dataset was measured and every restraint holds, and else as a failed
+        one, whose message says so. The files are written before that verdict.
+    """
+    started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    done: dict[str, DatasetResult] = {}
+    reference = extract(config.reference, config, done)
+    datasets = tuple(_measured(one, reference, config, done) for one in config.datasets)
+    results = EvaluationResults(
+        reference=reference,
+        datasets=datasets,
+        verdicts=tuple(judge(config.restraints, {one.name: one.plain_values() for one in datasets})),
+        config=config.model_dump(mode="json"),
+        versions={name: version(name) for name in _VERSIONS},
+        started_at=started_at,
+        seconds=time.perf_counter() - started,
+    )
+    report(results, config.output)
+    print_table(results)
+    end = Completed if results.passed else Failed
+    return end(message=results.summary, data=results)
+
+
+def _measured(
+    one: Any, reference: DatasetResult, config: EvaluationConfig, done: dict[str, DatasetResult]
+) -> DatasetResult:
+    """One dataset against the reference. What goes wrong is its result, so that the others go on."""
+    if reference.features is None:
+        return DatasetResult(one.name, reference.suffix, error="the reference has no features")
+    found = extract(one, config, done)
+    if found.features is None:
+        return found
+    started = time.perf_counter()
+    state = measure(
+        name=one.name, real=reference.features, synth=found.features, metrics=config.metrics, return_state=True
+    )
+    found = replace(found, metrics_seconds=round(time.perf_counter() - started, 3))
+    if not state.is_completed():
+        return replace(found, error=error_of(state))
+    return replace(found, values=state.result())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the flow as a command.
+
+    Returns:
+        The exit code.
+    """
+    options = _parse(arguments)
+    try:
+        config = _config(options)
+        FeatureStore(config.cache_dir)
+        prepare_folder(config.output)
+    except SimetCacheError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    try:
+        with quiet_server():
+            state = evaluate(config, return_state=True)
+            wait_until_recorded(state.state_details.flow_run_id, last="report")
+    except KeyboardInterrupt:
+        print("interrupted; features that were extracted are kept, and the next run goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    return PASSED if state.is_completed() else NOT_PASSED
+
+
+def _config(options: argparse.Namespace) -> EvaluationConfig:
+    if options.real is not None:
+        return config_from_folders(options.real, options.synth, options.set)
+    return load_config(options.config or EXAMPLE, options.set)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description="Measure image sets against a reference; features that are cached are not extracted again.",
+        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; the digits example where there is none")
+    parser.add_argument("--real", metavar="DIR", help="the folder of the reference, in place of CONFIG")
+    parser.add_argument("--synth", metavar="DIR", nargs="+", help="the folders to measure against it")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="replace a value of the configuration, like restraints.fid.upper_bound=40",
+    )
+    options = parser.parse_args(arguments)
+    if (options.real is None) != (options.synth is None):
+        parser.error("--real and --synth go together")
+    if options.real is not None and options.config is not None:
+        parser.error("expected either CONFIG or --real and --synth, found both")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

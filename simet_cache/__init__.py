@@ -1,0 +1,72 @@
+"""simet-cache: features of image sets, extracted once, for evaluating generative models.
+
+The names below are the public interface. They are imported on first use, so that the store can be had without torch
+and the key without Prefect.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simet_cache.config import EvaluationConfig
+    from simet_cache.config_file import load_config
+    from simet_cache.errors import (
+        ConfigError,
+        DamagedEntryError,
+        DatasetError,
+        ExtractorError,
+        FeaturesError,
+        ImageReadError,
+        KeyInputError,
+        MetricError,
+        SimetCacheError,
+        StoreError,
+        UnsafePickleError,
+        WeightsError,
+    )
+    from simet_cache.key import feature_key
+    from simet_cache.policy import FeatureCachePolicy, feature_task
+    from simet_cache.service import FeatureCacheService
+    from simet_cache.store import FeatureSet, FeatureStore
+
+__all__ = [
+    "ConfigError",
+    "DamagedEntryError",
+    "DatasetError",
+    "EvaluationConfig",
+    "ExtractorError",
+    "FeatureCachePolicy",
+    "FeatureCacheService",
+    "FeatureSet",
+    "FeatureStore",
+    "FeaturesError",
+    "ImageReadError",
+    "KeyInputError",
+    "MetricError",
+    "SimetCacheError",
+    "StoreError",
+    "UnsafePickleError",
+    "WeightsError",
+    "feature_key",
+    "feature_task",
+    "load_config",
+]
+
+_MODULES = {
+    "EvaluationConfig": "config",
+    "FeatureCachePolicy": "policy",
+    "FeatureCacheService": "service",
+    "FeatureSet": "store",
+    "FeatureStore": "store",
+    "feature_key": "key",
+    "feature_task": "policy",
+    "load_config": "config_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)

@@ -1,0 +1,81 @@
+"""Datasets from a configuration: opened, subset drawn, ready for an extractor."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Subset
+
+from simet_cache.datasets import digits, torchvision_sets
+from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import DatasetError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from simet_cache.config import SubsetConfig
+
+Transform = Callable[["Image.Image"], Any]
+
+
+@dataclass(frozen=True)
+class OpenedDataset:
+    """A dataset whose images can be read by position.
+
+    Attributes:
+        dataset: A map-style torch dataset, or a Subset of one.
+        suffix: What it adds to the extractor's suffix: ``@split`` for a torchvision split that is not the default.
+    """
+
+    dataset: Any
+    suffix: str = ""
+
+
+def open_dataset(config: Any, *, transform: Transform, home: Path) -> OpenedDataset:
+    """Open what a dataset's configuration names.
+
+    Args:
+        config: A ``FolderConfig``, ``TorchvisionConfig`` or ``DigitsConfig``.
+        transform: RGB image -> tensor (3, H, W).
+        home: Where generated and downloaded images may be written.
+
+    Raises:
+        DatasetError: There is no such dataset, it has no images, or fewer than its subset asks for.
+    """
+    opened = _OPEN[type(config).__name__](config, transform, home)
+    return OpenedDataset(_drawn(opened.dataset, config.subset, config.name), opened.suffix)
+
+
+def _folder(config: Any, transform: Transform, _: Path) -> OpenedDataset:
+    return OpenedDataset(FolderDataset(config.path, transform=transform, classes=config.classes))
+
+
+def _digits(config: Any, transform: Transform, home: Path) -> OpenedDataset:
+    folder = digits.digits_folder(home / "digits", config.digits, config.seed)
+    return OpenedDataset(FolderDataset(folder, transform=transform))
+
+
+def _torchvision(config: Any, transform: Transform, _: Path) -> OpenedDataset:
+    dataset, suffix = torchvision_sets.open_torchvision(config.torchvision, config.root, config.split, transform)
+    return OpenedDataset(dataset, suffix)
+
+
+_OPEN: dict[str, Callable[[Any, Transform, Path], OpenedDataset]] = {
+    "FolderConfig": _folder,
+    "DigitsConfig": _digits,
+    "TorchvisionConfig": _torchvision,
+}
+
+
+def _drawn(dataset: Any, subset: SubsetConfig | None, name: str) -> Any:
+    """So many items, always the same for a seed; the dataset itself where all are asked for."""
+    if subset is None or subset.size == len(dataset):
+        return dataset
+    if subset.size > len(dataset):
+        raise DatasetError(f"{name}: a subset of {subset.size} images was asked for, and there are {len(dataset)}")
+    return Subset(dataset, sorted(random.Random(subset.seed).sample(range(len(dataset)), subset.size)))

@@ -1,0 +1,144 @@
+"""One image file as 8-bit RGB pixels, the way a person looking at it sees them.
+
+Pillow's ``convert("RGB")`` alone ignores the EXIF orientation, shows colours that transparency hides, and clips
+16-bit gray to white. Each of these moves features without an error, so they are settled here, for every dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from simet_cache.errors import ImageReadError
+
+# What Pillow registers but cannot, or had better not, decode by itself.
+REFUSED_FORMATS = {
+    "EPS": "starts Ghostscript",
+    "WMF": "drawn by Windows alone",
+    "BUFR": "a stub: recognised, without a decoder",
+    "GRIB": "a stub: recognised, without a decoder",
+    "HDF5": "a stub: recognised, without a decoder",
+    "MPEG": "a film: recognised, without a decoder",
+}
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A big image is no news, and Pillow still raises above twice its limit. Set once, because a filter set around each
+# image is not safe between threads and makes every other warning of the program appear again.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Names of the formats that this Pillow decodes by itself, in the order in which it tries them."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in REFUSED_FORMATS)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read the first frame of an image file as 8-bit RGB.
+
+    The format is taken from the content, so a PostScript file named ``.png`` is refused, not run.
+
+    Raises:
+        ImageReadError: The file is missing, forbidden, empty, damaged, too big to be honest, or not an image.
+    """
+    try:
+        with open(path, "rb") as file:
+            return decode_image(file, path)
+    except (OSError, ValueError) as error:
+        raise ImageReadError(path, _reason(error)) from error
+
+
+def decode_image(file: BinaryIO, name: str | Path) -> Image.Image:
+    """`read_image` for an open, seekable file; ``name`` stands for it in errors."""
+    try:
+        return to_rgb(Image.open(file, formats=readable_formats()))
+    except UnidentifiedImageError:
+        file.seek(0)
+        reason = "not an image that Pillow can decode" if file.read(1) else "the file is empty"
+        raise ImageReadError(name, reason) from None
+    except ImageReadError as error:
+        raise ImageReadError(name, error.reason) from None
+    except Exception as error:  # damaged bytes make the decoders raise almost anything
+        raise ImageReadError(name, _reason(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Bring an image to mode RGB, 8 bit: upright, on white, 16-bit gray scaled to 8 bit.
+
+    Returns:
+        The image itself where nothing has to change, else a new one. No colour profile is applied.
+
+    Raises:
+        ImageReadError: Its pixels have no known range (floats, or integers beyond 16 bit).
+        OSError: Pillow had not read the pixels yet, and cannot.
+    """
+    image.load()
+    rgb = _flatten(image)
+    turn = _turn(image)
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    upright.info.clear()  # or its EXIF data would turn it once more
+    return upright
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise _refusal(image, "float pixels have no known range; convert them to 8 bit first")
+    if image.mode.startswith("I"):
+        return _scale_to_8_bit(image)
+    if image.has_transparency_data:
+        return _put_on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale gray of 0..65535 (modes I, I;16, I;16B) by 1/257, rounded, so that 0..255 stored as 16 bit come back."""
+    gray = np.asarray(image).astype(np.int64)
+    low, high = int(gray.min()), int(gray.max())
+    if low < 0 or high > 65535:
+        raise _refusal(image, f"expected gray from 0 to 65535, found {low} to {high}; convert to 8 or 16 bit first")
+    scaled = ((gray + 128) // 257).astype(np.uint8)
+    if "transparency" in image.info:
+        scaled[gray == image.info["transparency"]] = 255
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _put_on_white(image: Image.Image) -> Image.Image:
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the image upright, by its EXIF data; None where they are absent or damaged, as viewers do."""
+    with contextlib.suppress(Exception):  # damaged EXIF data raise almost anything
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return None
+
+
+def _refusal(image: Image.Image, reason: str) -> ImageReadError:
+    return ImageReadError(getattr(image, "filename", "") or "(in memory)", reason)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__

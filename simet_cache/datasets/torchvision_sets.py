@@ -1,0 +1,59 @@
+"""torchvision's own datasets by name, with one way to say ``split`` for all of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torchvision.datasets
+from torchvision.transforms import Compose
+
+from simet_cache.datasets.images import to_rgb
+from simet_cache.errors import DatasetError
+
+
+def open_torchvision(name: str, root: Path, split: str | None, transform: Callable[[Any], Any]) -> tuple[Any, str]:
+    """One of torchvision's datasets, downloaded when it is not there.
+
+    Args:
+        name: The class, like ``CIFAR10``.
+        root: Its folder.
+        split: ``train``, ``test`` or what else the dataset has; None for the dataset's default.
+        transform: RGB image -> tensor (3, H, W).
+
+    Returns:
+        The dataset, and what its split adds to the suffix: its root and length do not tell splits apart.
+
+    Raises:
+        DatasetError: It is not there and cannot be downloaded, or does not have this split.
+    """
+    kind = getattr(torchvision.datasets, name)
+    taken = inspect.signature(kind).parameters
+    options: dict[str, Any] = {"transform": Compose([to_rgb, transform])}
+    default: str | None = None
+    if "split" in taken:
+        default = taken["split"].default
+        options |= {"split": split} if split else {}
+    elif "train" in taken:
+        default = "train" if taken["train"].default is True else "test"
+        options |= {"train": split == "train"} if split else {}
+    return _open(kind, root, options, "download" in taken), f"@{split}" if split not in (None, default) else ""
+
+
+def _open(kind: Any, root: Path, options: dict[str, Any], can_download: bool) -> Any:
+    takes_root = "root" in inspect.signature(kind).parameters
+    if takes_root:
+        options = {"root": str(root), **options}
+    try:
+        try:
+            return kind(**options)
+        except (RuntimeError, FileNotFoundError):
+            if not can_download:
+                raise
+            return kind(**options, download=True)
+    except Exception as error:
+        raise DatasetError(
+            f"torchvision's {kind.__name__} cannot be opened under {root}: {str(error).splitlines()[0]}"
+        ) from error

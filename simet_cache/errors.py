@@ -1,0 +1,95 @@
+"""Every error that simet-cache raises on purpose.
+
+::
+
+    SimetCacheError
+    ├── ConfigError            the configuration cannot be used (all problems at once, a line each)
+    ├── KeyInputError          the documented key is not defined for these inputs
+    ├── DatasetError           a dataset cannot be opened
+    │   └── ImageReadError     one image cannot be read
+    ├── ExtractorError         an extractor cannot be built
+    │   └── WeightsError       its weights cannot be had, or do not fit
+    ├── FeaturesError          what was computed is not a 2-D finite float array with the right rows
+    ├── StoreError             the feature cache cannot be read or written
+    │   ├── DamagedEntryError  a file of the cache is no feature array
+    │   └── UnsafePickleError  a file of the cache would run code if it were unpickled
+    └── MetricError            a metric cannot be computed on these features
+
+Each message is one sentence or two: what was expected, what was found, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SimetCacheError(Exception):
+    """Base of the tree: catch this to catch everything that simet-cache raises on purpose."""
+
+
+class ConfigError(SimetCacheError):
+    """The configuration cannot be used.
+
+    Attributes:
+        problems: One line for each problem, with the place where it stands.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+class KeyInputError(SimetCacheError):
+    """The documented key is not defined for these inputs."""
+
+
+class DatasetError(SimetCacheError):
+    """A dataset cannot be opened."""
+
+
+class ImageReadError(DatasetError):
+    """One image cannot be read.
+
+    Attributes:
+        path: The file, or what stands for it where there is none.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class ExtractorError(SimetCacheError):
+    """An extractor cannot be built."""
+
+
+class WeightsError(ExtractorError):
+    """The weights of an extractor cannot be had, or do not fit its model."""
+
+
+class FeaturesError(SimetCacheError):
+    """What was computed is not a 2-D finite float array with the rows that the loader promises."""
+
+
+class StoreError(SimetCacheError):
+    """The feature cache cannot be read or written."""
+
+
+class DamagedEntryError(StoreError):
+    """A file of the cache is no feature array."""
+
+
+class UnsafePickleError(StoreError):
+    """A file of the cache would run code if it were unpickled. It is left where it is."""
+
+
+class MetricError(SimetCacheError):
+    """A metric cannot be computed on these features."""

@@ -1,0 +1,59 @@
+"""Extractors: image -> feature vector. One file per family; preprocessing and suffix live beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from simet_cache.extractors import fid_inception, torchvision_models
+
+if TYPE_CHECKING:
+    from simet_cache.config import ExtractorConfig
+
+# Every other name is a torchvision classification model.
+_FAMILIES: dict[str, Any] = {fid_inception.NAME: fid_inception}
+
+# Suffixes whose Fréchet distance is what the field calls FID.
+_INCEPTION_SUFFIXES = {torchvision_models.INCEPTION, fid_inception.NAME}
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What there is to know about an extractor before its weights are loaded.
+
+    Attributes:
+        suffix: Identifies its output in the key.
+        transform: RGB image -> tensor (3, H, W).
+        build: Makes the model, tensor (N, 3, H, W) -> tensor (N, D), in eval mode on the CPU.
+    """
+
+    suffix: str
+    transform: Callable[[Any], Any]
+    build: Callable[[], nn.Module]
+
+
+def names() -> tuple[str, ...]:
+    """Every extractor that a configuration can name."""
+    return (*_FAMILIES, *torchvision_models.names())
+
+
+@lru_cache(maxsize=8)
+def make_extractor(config: ExtractorConfig) -> Extractor:
+    """The extractor of a configuration; nothing is downloaded or built yet.
+
+    Raises:
+        WeightsError: The weights file cannot be read.
+    """
+    family = _FAMILIES.get(config.name, torchvision_models)
+    suffix = family.suffix(config) + ("+amp" if config.precision == "amp" else "")
+    return Extractor(suffix, family.transform(config), partial(family.build, config))
+
+
+def frechet_label(suffix: str) -> str:
+    """``FID`` on the features of an Inception with its published weights, ``FD (<suffix>)`` on all others."""
+    plain = suffix.split("@")[0].removesuffix("+amp")
+    return "FID" if plain in _INCEPTION_SUFFIXES else f"FD ({suffix})"

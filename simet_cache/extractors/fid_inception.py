@@ -1,0 +1,101 @@
+"""The Inception that published FIDs are computed with, through the package ``torch-fidelity``.
+
+Its weights, its resize and its layers differ from torchvision's ``inception_v3``: only its numbers compare with papers.
+Source: TensorFlow's ``inception-2015-12-05``, as converted by torch-fidelity (``inception-v3-compat``).
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.transforms import functional as F
+
+from simet_cache.errors import ExtractorError
+from simet_cache.extractors import weights as w
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from simet_cache.config import ExtractorConfig
+
+NAME = "fid_inception"
+LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+
+
+def suffix(config: ExtractorConfig) -> str:
+    """What identifies the output in the key."""
+    layer = "" if config.layer in (None, "2048") else f"_{config.layer}"
+    if config.weights == "random":
+        return f"{NAME}{layer}_random{config.seed}"
+    return NAME + layer + (w.suffix_part(config.weights_file, URL) if config.weights_file else "")
+
+
+def transform(_: ExtractorConfig) -> Any:
+    """RGB image -> uint8 tensor (3, H, W) of its own size: the model resizes by itself, in its own way."""
+    return to_uint8
+
+
+def to_uint8(image: Image.Image) -> torch.Tensor:
+    """RGB image -> uint8 tensor (3, H, W)."""
+    return F.pil_to_tensor(image)
+
+
+def build(config: ExtractorConfig) -> nn.Module:
+    """The model in eval mode on the CPU, uint8 (N, 3, H, W) -> float32 (N, D).
+
+    Raises:
+        ExtractorError: torch-fidelity is not installed.
+        WeightsError: The weights cannot be had, or do not fit.
+    """
+    layer = config.layer or "2048"
+    if config.weights == "random":
+        model = w.seeded(config.seed, lambda: _unloaded(layer))
+    else:
+        path = config.weights_file
+        state = w.read_file(path) if path else w.download(URL)
+        model = _unloaded(layer)
+        w.load_into(model, state, str(path or NAME))
+    for block in model.modules():
+        if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+    return _FirstOutput(model).eval().requires_grad_(False)
+
+
+def _unloaded(layer: str) -> nn.Module:
+    """torch-fidelity's network before any weights.
+
+    Its constructor unpickles a weights file without restriction; so it is given an empty one, which it ignores.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ExtractorError(f"the extractor {NAME} needs the package torch-fidelity: pip install torch-fidelity") from error
+
+    class Unloaded(FeatureExtractorInceptionV3):  # type: ignore[misc]  # the package has no types
+        def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    model: nn.Module = Unloaded("inception-v3-compat", [layer], feature_extractor_weights_path=empty)
+    return model
+
+
+class _FirstOutput(nn.Module):
+    """torch-fidelity's models return a tuple with one tensor for each layer asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model(images)[0]
+        return features

@@ -1,0 +1,106 @@
+"""Weights of extractors: downloaded, drawn at random from a seed, or read from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.hub import get_dir, load_state_dict_from_url
+
+from simet_cache.errors import WeightsError
+
+StateDict = dict[str, torch.Tensor]
+T = TypeVar("T")
+
+
+def download(url: str) -> StateDict:
+    """The state dict behind a URL, from torch's hub folder where it is there already.
+
+    Raises:
+        WeightsError: It cannot be had; the message names the ways out.
+    """
+    try:
+        state: StateDict = load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True, progress=os.isatty(2)
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        name = url.rsplit("/", 1)[1]
+        raise WeightsError(
+            f"cannot download the weights from {url} ({error}). Three ways out:"
+            f" put the file {name} into {get_dir()}/checkpoints;"
+            f" name a local copy with 'weights: path/to/{name}' under 'extractor';"
+            " or use 'weights: random', which needs no download (its values do not compare with published ones)"
+        ) from error
+    return state
+
+
+def read_file(path: Path) -> StateDict:
+    """The state dict in a file, tensors only: nothing in it can run.
+
+    Raises:
+        WeightsError: The file is missing, or holds something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights file {path}: {error.strerror or error}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path} is no file of weights that can be loaded safely; expected a state dict") from error
+    for wrapper in ("state_dict", "model"):  # as training scripts save them
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds a {type(state).__name__}; expected a state dict of tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_into(model: nn.Module, state: StateDict, source: str) -> None:
+    """Load weights for every parameter that the model has; what else there is, like the head, is left out.
+
+    Raises:
+        WeightsError: Parameters are missing, or have other shapes.
+    """
+    own = model.state_dict()
+    # num_batches_tracked counts training steps and changes no output; old files do not have it
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise WeightsError(f"the weights of {source} lack {len(missing)} of {len(own)} tensors, first {missing[0]!r}")
+    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if wrong:
+        found, expected = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
+        raise WeightsError(f"the weights of {source} do not fit: {wrong[0]!r} has shape {found}, expected {expected}")
+    model.load_state_dict({name: state.get(name, own[name]) for name in own})
+
+
+def seeded(seed: int, build: Callable[[], T]) -> T:
+    """Build something with torch's random numbers from a seed; the global generator is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
+
+
+def suffix_part(weights: Path, official_url: str) -> str:
+    """What a weights file adds to the suffix: nothing for a copy of the official file, else its digest."""
+    try:
+        status = weights.stat()
+        sha256 = _sha256(weights, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights file {weights}: {error.strerror or error}") from error
+    official = re.search(r"-([0-9a-f]{8,})\.\w+$", official_url)  # torch hub's convention: the head of the sha256
+    if official and sha256.startswith(official[1]):
+        return ""
+    return f"_w{sha256[:8]}"
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - a changed file is another key
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""The documented md5: dataset identity, subset indices, extractor suffix, length and batch size.
+
+The rule is that of the public package ``simet``, to the byte, so that caches are interchangeable::
+
+    md5(str([dataset_id, suffix, len(dataset), batch_size]).encode())
+
+What a dataset *contains* is not in the key, nor are transforms or weights: see ``docs/footguns.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Subset
+
+from simet_cache.errors import KeyInputError
+
+
+def feature_key(dataset: Any, *, suffix: str, batch_size: int | None) -> str:
+    """The key under which the features of a dataset are cached.
+
+    Args:
+        dataset: A map-style dataset: anything with a length, and with a ``root`` or a class name that identifies it.
+        suffix: Names the extractor, and whatever else changes its output.
+        batch_size: The loader's batch size; None where the loader was given a batch sampler.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        KeyInputError: The dataset has no length, indices are out of range or no integers, or the suffix is no string.
+
+    Source: ``simet``, ``FeatureCacheService``. It differs where ``simet`` is unstable or collides: integers of NumPy and
+    torch count as plain ones, negative indices as the positions they mean, and nested subsets are resolved first.
+    """
+    if not isinstance(suffix, str):
+        raise KeyInputError(f"the extractor suffix must be a string, found {type(suffix).__name__}")
+    base, indices = resolve_subset(dataset)
+    identity = _identity(base)
+    if indices is not None:
+        identity += f"_subset_{hash(tuple(sorted(indices)))}"
+    size = None if batch_size is None else _plain_int(batch_size, "the batch size")
+    length = _length(base) if indices is None else len(indices)
+    return hashlib.md5(str([identity, suffix, length, size]).encode(), usedforsecurity=False).hexdigest()
+
+
+def resolve_subset(dataset: Any) -> tuple[Any, list[int] | None]:
+    """The innermost dataset behind any nesting of subsets, and the positions in it that the outermost selects.
+
+    Returns:
+        The dataset and its indices in the subset's own order, as non-negative plain integers; None for no subset.
+
+    Raises:
+        KeyInputError: An index is no integer, or out of range.
+    """
+    if not isinstance(dataset, Subset):
+        return dataset, None
+    base, inner = resolve_subset(dataset.dataset)
+    length = _length(base) if inner is None else len(inner)
+    positions = [_position(index, length) for index in _plain(dataset.indices)]
+    return base, positions if inner is None else [inner[position] for position in positions]
+
+
+def _identity(dataset: Any) -> str:
+    root = getattr(dataset, "root", None)
+    if root is None:
+        return f"{type(dataset).__name__}_{_length(dataset)}"
+    try:
+        return str(Path(root).resolve())
+    except TypeError as error:
+        raise KeyInputError(
+            f"the root of {type(dataset).__name__} must be a path or None, found {type(root).__name__}"
+        ) from error
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError as error:
+        raise KeyInputError(
+            f"{type(dataset).__name__} has no length, so that its features have no key; use a map-style dataset"
+        ) from error
+
+
+def _plain(indices: Any) -> Iterable[Any]:
+    """Tensors and arrays as lists, in one step instead of one small object for each index."""
+    return indices.tolist() if hasattr(indices, "tolist") else indices
+
+
+def _position(index: Any, length: int) -> int:
+    position = _plain_int(index, "a subset index")
+    if not -length <= position < length:
+        raise KeyInputError(f"subset index {position} is out of range for a dataset of {length}")
+    return position + length if position < 0 else position
+
+
+def _plain_int(value: Any, what: str) -> int:
+    try:
+        return int(operator.index(value))
+    except TypeError as error:
+        raise KeyInputError(f"{what} must be an integer, found {value!r} ({type(value).__name__})") from error

@@ -1,0 +1,109 @@
+"""Feature matrices as the metrics read them: checked once, then in float64 blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simet_cache.errors import MetricError
+
+Features: TypeAlias = NDArray[Any]  # (N, D), real floating point, finite
+Floats: TypeAlias = NDArray[np.float64]
+
+LARGEST = 1e40  # above every float32; below it no metric's intermediate (kernels are cubic) overflows float64
+BLOCK_ELEMENTS = 2**22  # 32 MiB of float64
+SHOWN_ROWS = 5
+
+
+def as_features(source: object, *, where: str = "features") -> Features:
+    """Check a feature matrix and return it as a floating point array.
+
+    Floating point input up to float64 is returned as it is (no copy; any strides, read-only or memory-mapped);
+    integers and wider floats become float64.
+
+    Args:
+        source: Array-like of shape (N, D), or an object whose ``load()`` returns one.
+        where: What the matrix is called in error messages, such as ``"real"``.
+
+    Returns:
+        Array of shape (N, D) with N, D >= 1, of a floating point dtype, every value finite.
+
+    Raises:
+        MetricError: The array is not 2-D, empty, not numeric, or holds NaN, infinity or a value above 1e40.
+    """
+    array = _to_array(source, where)
+    if array.ndim != 2:  # noqa: PLR2004 - the number of dimensions is its own name
+        raise MetricError(
+            f"{where}: expected a 2-D array (rows, features), found shape {array.shape}; flatten each sample to one row"
+        )
+    if array.size == 0:
+        raise MetricError(
+            f"{where}: expected at least one row and one feature, found shape {array.shape}; "
+            "check that the extraction produced rows"
+        )
+    if array.dtype.kind in "iu" or array.dtype.type is np.longdouble:
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise MetricError(
+            f"{where}: expected a floating point (or integer) array, found dtype {array.dtype}; "
+            "convert it, for instance with .astype('float32')"
+        )
+    _check_values(array, where)
+    return array
+
+
+def _to_array(source: object, where: str) -> NDArray[Any]:
+    load = getattr(source, "load", None)
+    try:
+        return np.asarray(load() if callable(load) else source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MetricError(
+            f"{where}: expected something NumPy reads as a 2-D array, found {type(source).__name__} ({error}); "
+            "pass a NumPy array on the CPU"
+        ) from error
+
+
+def _check_values(array: Features, where: str) -> None:
+    usable = np.concatenate([(np.abs(block) <= LARGEST).all(axis=1) for block in blocks(array)])
+    if usable.all():
+        return
+    bad = np.flatnonzero(~usable)
+    shown = ", ".join(str(row) for row in bad[:SHOWN_ROWS])
+    rows = f"{bad.size} of {len(array)} rows (first: {shown})"
+    if np.isfinite(array[bad]).all():
+        raise MetricError(
+            f"{where}: expected values up to {LARGEST:g}, found larger ones in {rows}; rescale the features"
+        )
+    raise MetricError(f"{where}: expected finite values, found NaN or infinity in {rows}; drop or recompute these rows")
+
+
+def slices(count: int, step: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``step`` that cover ``range(count)``."""
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def block_rows(features: Features) -> int:
+    """How many rows of ``features`` make one float64 block."""
+    return max(1, BLOCK_ELEMENTS // int(features.shape[1]))
+
+
+def blocks(features: Features, rows: int | None = None) -> Iterator[Floats]:
+    """Yield ``features`` in order as C-contiguous float64 blocks of at most ``rows`` rows."""
+    for part in slices(len(features), rows or block_rows(features)):
+        yield np.ascontiguousarray(features[part], dtype=np.float64)
+
+
+def mean(features: Features) -> Floats:
+    """Mean row, shape (D,).
+
+    Sums differences from the first row, so that a large common offset costs no digits and a constant feature has
+    exactly its constant as its mean.
+    """
+    first = features[0].astype(np.float64)
+    total = np.zeros_like(first)
+    for block in blocks(features):
+        total += (block - first).sum(axis=0)
+    return np.asarray(first + total / len(features))

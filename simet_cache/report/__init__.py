@@ -1,0 +1,1 @@
+"""Results as data (JSON, CSV), as a table for a terminal, and as Markdown."""

@@ -1,0 +1,127 @@
+"""The results as a table: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simet_cache.metrics import METRICS
+from simet_cache.report.results import DatasetResult, EvaluationResults
+
+_ARROW = {"lower": "↓", "higher": "↑"}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    best: bool = False
+    broken: bool = False
+
+
+def print_table(results: EvaluationResults) -> None:
+    """Print the results to standard output: as wide as they are in a pipe, as the terminal wants in a terminal."""
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+    else:
+        console = Console(highlight=False, width=10_000, color_system=None)
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # an ASCII pipe shall not end the run
+    header, rows = _cells(results)
+    table = Table(box=box.SIMPLE_HEAD, title=_title(results), title_justify="left", title_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number in (0, len(header) - 1) else "right", no_wrap=number > 0)
+    for row in rows:
+        table.add_row(*(_styled(cell) for cell in row))
+    console.print(table)
+    for line in notes(results):
+        console.print(Text(line), soft_wrap=True)
+    verdict = ("PASS", "bold green") if results.passed else ("FAIL", "bold red")
+    console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
+
+
+def as_markdown(results: EvaluationResults) -> str:
+    """The same table for a Prefect artifact."""
+    header, rows = _cells(results)
+    lines = [f"### {_escape(_title(results))}", "", _row(header), _row(["---"] * len(header))]
+    lines += [_row([f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in row]) for row in rows]
+    lines += ["", *(f"- {_escape(line)}" for line in notes(results))]
+    return "\n".join([*lines, "", f"**{'PASS' if results.passed else 'FAIL'}** {results.summary}"])
+
+
+def notes(results: EvaluationResults) -> list[str]:
+    """What a reader must know beside the numbers: failures, broken restraints, skipped images, warnings."""
+    lines = [f"{one.name} was not measured: {one.error}" for one in results.datasets if one.error is not None]
+    lines += [f"restraint broken: {verdict}" for verdict in results.verdicts if not verdict.passed]
+    for one in (results.reference, *results.datasets):
+        if one.skipped:
+            lines.append(f"{one.name}: {len(one.skipped)} images skipped, first {one.skipped[0]['path']}")
+    warned: dict[str, list[str]] = {}
+    for one in results.datasets:
+        for name, value in one.values.items():
+            for warning in value.warnings:
+                warned.setdefault(f"{results.label(name)}: {warning}", []).append(one.name)
+    return lines + [f"{warning} ({', '.join(names)})" for warning, names in warned.items()]
+
+
+def _title(results: EvaluationResults) -> str:
+    reference = results.reference
+    rows = f", {reference.features.shape[0]} images" if reference.features else ""
+    return f"reference: {reference.name}{rows}; features: {reference.suffix}"
+
+
+def _cells(results: EvaluationResults) -> tuple[list[str], list[list[_Cell]]]:
+    names = results.metric_names()
+    header = ["dataset", "images", *(f"{results.label(name)} {_ARROW[METRICS[name].direction]}" for name in names)]
+    if results.verdicts:
+        header.append("restraints")
+    best = {name: results.best(name) for name in names}
+    rows = []
+    for one in results.datasets:
+        images = str(one.features.shape[0]) if one.features else "-"
+        row = [_Cell(one.name), _Cell(images), *(_value(results, one, name, best[name]) for name in names)]
+        if results.verdicts:
+            row.append(_judged(results, one))
+        rows.append([*row, _Cell(_features(one))])
+    return [*header, "features"], rows
+
+
+def _value(results: EvaluationResults, one: DatasetResult, name: str, best: set[str]) -> _Cell:
+    if name not in one.values:
+        return _Cell("failed" if one.error is not None else "-")
+    broken = any(v.dataset == one.name and v.metric == name and not v.passed for v in results.verdicts)
+    star = "*" if one.name in best else " "
+    return _Cell(f"{one.values[name].value:.4g}{star}", best=one.name in best, broken=broken)
+
+
+def _judged(results: EvaluationResults, one: DatasetResult) -> _Cell:
+    mine = [verdict for verdict in results.verdicts if verdict.dataset == one.name]
+    if not mine:
+        return _Cell("-")
+    broken = [results.label(verdict.metric) for verdict in mine if not verdict.passed]
+    return _Cell(f"FAIL {', '.join(broken)}" if broken else "pass", broken=bool(broken))
+
+
+def _features(one: DatasetResult) -> str:
+    if one.features is None:
+        return "failed"
+    return "cached" if one.cached else "extracted"
+
+
+def _styled(cell: _Cell) -> Text:
+    return Text(cell.text, style="red" if cell.broken else "bold" if cell.best else "")
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    """Names of folders are not ours: no markup of theirs shall count."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
+    return text.replace("\n", " ")

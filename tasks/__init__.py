@@ -1,0 +1,1 @@
+"""Thin Prefect tasks: caching, names and results; no arithmetic."""

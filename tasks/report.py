@@ -1,0 +1,20 @@
+"""The report as a Prefect task: files and artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from simet_cache.report.files import write_files
+from simet_cache.report.results import EvaluationResults
+from simet_cache.report.table import as_markdown
+
+
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
+def report(results: EvaluationResults, output: Path) -> None:
+    """Write results.json and results.csv, and publish the table as an artifact."""
+    write_files(results, output)
+    create_markdown_artifact(key="evaluation", markdown=as_markdown(results), description=results.summary)
