@@ -38,6 +38,7 @@ def quiet_server() -> Iterator[None]:
     """Settings for the temporary server, unless the user runs one; and one sentence where a traceback would say less."""
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_one_sentence)
+    logging.getLogger("simet_cache").setLevel(logging.INFO)
     if PREFECT_API_URL.value():
         yield
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import inspect
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -21,7 +22,7 @@ from simet_cache import extractors
 from simet_cache.datasets.digits import PARTS
 from simet_cache.datasets.folder import has_images
 from simet_cache.extractors import fid_inception, torchvision_models
-from simet_cache.errors import MetricError
+from simet_cache.errors import DatasetError, MetricError
 from simet_cache.metrics import resolve
 
 Problem = tuple[tuple[str | int, ...], str]
@@ -45,7 +46,7 @@ class SubsetConfig(_Model):
 
 
 class _DatasetConfig(_Model):
-    name: str = Field(default="", pattern=r"^[^/\x00-\x1f]*$")
+    name: str = ""
     subset: SubsetConfig | None = None
 
 
@@ -196,7 +197,7 @@ class ExtractorConfig(_Model):
     layer: str | None = None
     precision: Literal["float32", "amp"] = "float32"
     batch_size: int = Field(default=128, ge=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = "auto"
     workers: int | None = Field(default=None, ge=0)
 
     @property
@@ -219,6 +220,13 @@ class ExtractorConfig(_Model):
             hint = did_you_mean(Path(weights).name, ("default", "random"))
             raise ValueError(f"expected 'default', 'random' or a file of weights; no such file: {weights}.{hint}")
         return weights
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError(f"expected auto, cpu, mps, cuda or cuda:1 and so on, found {device!r}")
+        return device
 
     @field_validator("layer", mode="before")
     @classmethod
@@ -293,8 +301,7 @@ class EvaluationConfig(_Model):
         datasets = [one for entry in self.datasets for one in (entry.expand() if isinstance(entry, GlobConfig) else [entry])]
         named = [one if one.name else one.model_copy(update={"name": one.default_name()}) for one in datasets]
         problems = [*_metric_problems(self.metrics), *_name_problems(self, [one.name for one in named])]
-        if isinstance(self.reference, FolderConfig) and not has_images(self.reference.path):
-            problems.append((("reference", "path"), f"no image in {self.reference.path}"))
+        problems += _empty_reference(self.reference)
         if problems:
             text = "; ".join(f"{'.'.join(map(str, place))}: {message}" for place, message in problems)
             raise PydanticCustomError("names", "{text}", {"text": text, "problems": problems})
@@ -302,6 +309,16 @@ class EvaluationConfig(_Model):
         for field, value in {"datasets": named, "reference": reference}.items():
             object.__setattr__(self, field, value)  # frozen for everyone else
         return self
+
+
+def _empty_reference(reference: Any) -> Iterator[Problem]:
+    """Without images in the reference nothing can be measured; an empty dataset fails alone, later."""
+    if isinstance(reference, FolderConfig):
+        try:
+            if not has_images(reference.path):
+                yield ("reference", "path"), f"no image in {reference.path}"
+        except DatasetError as error:
+            yield ("reference", "path"), str(error)
 
 
 def _metric_problems(metrics: dict[str, dict[str, Any]]) -> Iterator[Problem]:

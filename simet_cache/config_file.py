@@ -213,10 +213,18 @@ def _dotted(place: Place) -> str:
 
 
 def _plain_message(problem: Mapping[str, Any], _: Place) -> str:
-    message: str = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] in {"value_error", "dataset_kind"}:
-        return message
-    return f"expected {message}, found {_kind(problem['input'])}"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    expected = str(problem["msg"]).removeprefix("Input should be ").split(",")[0]
+    return f"expected {_EXPECTED.get(problem['type'], expected)}, found {_kind(problem['input'])}"
+
+
+def _no_kind(problem: Mapping[str, Any], _: Place) -> str:
+    found = problem["input"]
+    if not isinstance(found, dict):
+        return f"{problem['msg']}, found {_kind(found)}"
+    hints = (did_you_mean(key, sorted(_DATASET_KINDS)) for key in found)
+    return f"{problem['msg']}, found {', '.join(map(str, found)) or 'none'}.{next(filter(None, hints), '')}"
 
 
 def _unknown_key(problem: Mapping[str, Any], place: Place) -> str:
@@ -245,7 +253,28 @@ def _missing(problem: Mapping[str, Any], _: Place) -> str:
     return "this key is required"
 
 
-_MESSAGES: dict[str, Callable[[Mapping[str, Any], Place], str]] = {"extra_forbidden": _unknown_key, "missing": _missing}
+_MESSAGES: dict[str, Callable[[Mapping[str, Any], Place], str]] = {
+    "extra_forbidden": _unknown_key,
+    "missing": _missing,
+    "dataset_kind": _no_kind,
+}
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "too_short": "at least one entry",
+}
 
 
 def _kind(value: Any) -> str:

@@ -89,6 +89,7 @@ def extract_to_store(
         seconds = time.perf_counter() - started
         if bad and on_bad_image != "skip":
             raise bad[0][1]
+        log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
         details = {
             "dataset": {"name": name, "root": _root(ordered), "fingerprint": print_before},
             "suffix": suffix,

@@ -88,7 +88,8 @@ def _length(dataset: Any) -> int:
 
 def _plain(indices: Any) -> Iterable[Any]:
     """Tensors and arrays as lists, in one step instead of one small object for each index."""
-    return indices.tolist() if hasattr(indices, "tolist") else indices
+    plain: Iterable[Any] = indices.tolist() if hasattr(indices, "tolist") else indices
+    return plain
 
 
 def _position(index: Any, length: int) -> int:

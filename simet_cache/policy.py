@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from pydantic import Field, PrivateAttr
 
 from simet_cache.codec import FloatArray
-from simet_cache.errors import KeyInputError
+from simet_cache.errors import KeyInputError, SimetCacheError
 from simet_cache.key import feature_key
 from simet_cache.loaders import expected_rows, loader_key
 from simet_cache.store import FeatureSet, FeatureStore, write_atomically
@@ -84,7 +84,7 @@ class FeatureCachePolicy(CachePolicy):
             records.expect(key, rows)
             # A policy can say where Prefect keeps its records, but not its results; the run's own result store can.
             store = task_ctx.result_store
-            store.result_storage = LocalFileSystem(basepath=str(records.results))
+            store.result_storage = _Results(basepath=str(records.results))
             store.serializer = FeatureResultSerializer()
             store.cache_result_in_memory = False
         return key
@@ -185,13 +185,15 @@ class FeatureResultSerializer(Serializer):  # type: ignore[type-arg]  # Prefect 
     type: str = Field(default="simet-cache", frozen=True)
 
     def dumps(self, obj: Any) -> bytes:
-        """A ``FeatureSet`` or a JSON value.
+        """A ``FeatureSet``, a JSON value, or the exception that a task ended with.
 
         Raises:
             TypeError: Anything else, like the feature matrix itself.
         """
         if isinstance(obj, FeatureSet):
             return json.dumps({"feature_set": obj.to_json()}).encode()
+        if isinstance(obj, BaseException):
+            return json.dumps({"error": f"{type(obj).__name__}: {obj}"}).encode()
         try:
             blob = json.dumps({"value": obj})
             faithful = json.loads(blob)["value"] == obj
@@ -205,13 +207,19 @@ class FeatureResultSerializer(Serializer):  # type: ignore[type-arg]  # Prefect 
         return blob.encode()
 
     def loads(self, blob: bytes) -> Any:
-        """What ``dumps`` was given."""
+        """What ``dumps`` was given; an exception comes back as a ``SimetCacheError`` that says the same."""
         data = json.loads(blob)
+        if not isinstance(data, dict):
+            raise TypeError(f"expected a JSON object, found {type(data).__name__}")
+        if "error" in data:
+            return SimetCacheError(data["error"])
         return FeatureSet.from_json(data["feature_set"]) if "feature_set" in data else data["value"]
 
 
 class _Records(WritableFileSystem):
     """Prefect's records of finished tasks, readable only while the store has the features."""
+
+    _block_type_name = "simet-cache records"
 
     cache_dir: str
     _expected_rows: dict[str, int | None] = PrivateAttr(default_factory=dict)
@@ -239,13 +247,12 @@ class _Records(WritableFileSystem):
             raise FileNotFoundError(f"no features for key {path} in {self.cache_dir}")
         record, result = self.records / path, self.results / path
         metadata = self._metadata(record)
-        handle = FeatureResultSerializer().dumps(found)
-        if metadata is None or b'"feature_set"' in result.read_bytes():
-            # An entry that no task recorded, or whose features were replaced or moved since: the store's word counts.
-            _write(result, handle)
-        if metadata is None:
+        if metadata is None:  # no task has recorded this entry: it is adopted
             metadata = ResultRecordMetadata()
+            _write(result, FeatureResultSerializer().dumps(found))
             _write(record, self._rebased(metadata, result))
+        elif isinstance(_small_result(result), FeatureSet):  # replaced or moved since: the store's word counts
+            _write(result, FeatureResultSerializer().dumps(found))
         return self._rebased(metadata, result)
 
     async def aread_path(self, path: str) -> bytes:
@@ -274,6 +281,33 @@ class _Records(WritableFileSystem):
         """With our serializer, and the result where it is now: the folder may have been moved since."""
         update = {"storage_key": str(result), "serializer": FeatureResultSerializer()}
         return metadata.model_copy(update=update).dump_bytes()
+
+
+class _Results(LocalFileSystem):
+    """Results of tasks as files that are never seen half written, as Prefect's own storage leaves them for a moment."""
+
+    _block_type_name = "simet-cache results"
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]  # noqa: ARG002, FBT001, FBT002
+        """Keep a result."""
+        _write(self._resolve_path(path), content)
+
+    async def awrite_path(self, path: str, content: bytes) -> str:
+        """The same for async tasks."""
+        self.write_path(path, content)
+        return path
+
+
+def _small_result(file: Path) -> Any:
+    """What a task returned.
+
+    Raises:
+        FileNotFoundError: It is gone, or damaged: there is nothing to hand on.
+    """
+    try:
+        return FeatureResultSerializer().loads(file.read_bytes())
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileNotFoundError(f"{file} is damaged: {error}") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -113,7 +113,7 @@ def _leads_to_folder(link: os.DirEntry[str]) -> bool:
 
 def _unlistable(folder: str, error: OSError) -> DatasetError:
     reason = (error.strerror or str(error)).lower()
-    return DatasetError(f"cannot list folder {folder}: {reason}. Make it readable, or move it elsewhere.")
+    return DatasetError(f"cannot list folder {folder}: {reason}. Check that it exists and may be read.")
 
 
 class FolderDataset(Dataset[Any]):
@@ -152,7 +152,7 @@ class FolderDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: SupportsIndex) -> Any:
         """Read one image.
 
         Raises:

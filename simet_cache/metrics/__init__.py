@@ -105,12 +105,12 @@ def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[st
 
 
 def _parameters(name: str, given: Parameters) -> dict[str, Any]:
-    _check_known(name, METRICS, "metric", "metrics are")
+    _check_known(name, METRICS, "metric", "The metrics are")
     metric = METRICS[name]
     if not isinstance(given, Mapping):
         raise MetricError(f"metric '{name}': expected parameters by name, such as {{'k': 3}}, found {given!r}")
     for parameter in given:
-        _check_known(parameter, metric.parameters, f"parameter of metric '{name}':", "its parameters are")
+        _check_known(parameter, metric.parameters, f"parameter of metric '{name}':", "Its parameters are")
     parameters = {**metric.parameters, **given}
     metric.check(**named(metric.check, parameters))
     return parameters
@@ -121,7 +121,7 @@ def _check_known(name: str, known: Mapping[str, object], what: str, listing: str
         return
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
-    raise MetricError(f"Unknown {what} '{name}'. {hint}The {listing}: {', '.join(known) or 'none'}.")
+    raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
 
 
 def _opened(source: object, where: str) -> Summaries:

@@ -11,7 +11,7 @@ import numpy as np
 from simet_cache.metrics.metric import Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks
 
-TILE = 2048  # rows of one side of a kernel tile
+TILE = 1024  # rows of one side of a kernel tile
 
 
 def summarise(features: Features) -> float:

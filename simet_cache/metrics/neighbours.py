@@ -20,8 +20,8 @@ from simet_cache.errors import MetricError
 from simet_cache.metrics.metric import Summarised
 from simet_cache.metrics.rows import BLOCK_ELEMENTS, Features, Floats, block_rows, blocks, mean, slices
 
-TILE = 2048  # rows of one side of a distance tile
-PANEL_ELEMENTS = 2 * BLOCK_ELEMENTS  # distances held at once while radii are sought
+TILE = 1024  # rows of one side of a distance tile
+PANEL_ELEMENTS = BLOCK_ELEMENTS  # distances held at once while radii are sought
 
 Indices: TypeAlias = NDArray[np.intp]
 

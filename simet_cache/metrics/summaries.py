@@ -37,6 +37,7 @@ class Summaries:
         self.memo: dict[str, Any] = dict(memo or {})
 
     def __len__(self) -> int:
+        """Rows in the set."""
         return len(self.features)
 
     @property

@@ -55,11 +55,14 @@ def as_markdown(results: EvaluationResults) -> str:
 
 def notes(results: EvaluationResults) -> list[str]:
     """What a reader must know beside the numbers: failures, broken restraints, skipped images, warnings."""
+    if results.reference.error is not None:
+        return [f"{results.reference.name}, the reference, has no features: {results.reference.error}"]
     lines = [f"{one.name} was not measured: {one.error}" for one in results.datasets if one.error is not None]
     lines += [f"restraint broken: {verdict}" for verdict in results.verdicts if not verdict.passed]
     for one in (results.reference, *results.datasets):
         if one.skipped:
-            lines.append(f"{one.name}: {len(one.skipped)} images skipped, first {one.skipped[0]['path']}")
+            first = one.skipped[0]
+            lines.append(f"{one.name}: images skipped: {len(one.skipped)}, first {first['path']}: {first['reason']}")
     warned: dict[str, list[str]] = {}
     for one in results.datasets:
         for name, value in one.values.items():
@@ -102,7 +105,7 @@ def _judged(results: EvaluationResults, one: DatasetResult) -> _Cell:
     mine = [verdict for verdict in results.verdicts if verdict.dataset == one.name]
     if not mine:
         return _Cell("-")
-    broken = [results.label(verdict.metric) for verdict in mine if not verdict.passed]
+    broken = [verdict.metric for verdict in mine if not verdict.passed]
     return _Cell(f"FAIL {', '.join(broken)}" if broken else "pass", broken=bool(broken))
 
 

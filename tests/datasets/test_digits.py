@@ -110,7 +110,7 @@ def test_a_part_or_seed_that_does_not_exist_is_refused(tmp_path: Path, part: str
 
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match="cannot write the digits: .*file"):
+    with pytest.raises(DatasetError, match=r"cannot write the digits: .*file"):
         digits_folder(tmp_path / "file", "noise")
 
 

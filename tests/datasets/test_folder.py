@@ -218,17 +218,18 @@ def test_an_unreadable_subfolder_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         image_files(tmp_path)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_forbidden_subfolder_is_named(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "b").chmod(0)
+    if os.access(tmp_path / "b", os.R_OK):
+        pytest.skip("nothing is forbidden to this user")
     with pytest.raises(DatasetError, match=r"cannot list folder .*/b: permission denied"):
         image_files(tmp_path)
     (tmp_path / "b").chmod(0o700)
 
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="cannot list folder .*nowhere: no such file"):
+    with pytest.raises(DatasetError, match=r"cannot list folder .*nowhere: no such file"):
         image_files(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="nowhere"):
         has_images(tmp_path / "nowhere")
@@ -238,7 +239,12 @@ def test_has_images_stops_at_the_first(tmp_path: Path, monkeypatch: pytest.Monke
     put(tmp_path, "0.png", *[f"{i}/a.png" for i in range(5)])
     visited: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda folder: visited.append(folder) or scandir(folder))
+
+    def noting(folder: str) -> Any:
+        visited.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", noting)
     assert has_images(tmp_path)
     assert len(visited) == 1
 
@@ -261,7 +267,7 @@ def test_positions_behave_as_those_of_a_list(tmp_path: Path) -> None:
     for index in (2, -3):
         with pytest.raises(IndexError):
             dataset[index]
-    assert list(dataset) == [0, 1]
+    assert [dataset[i] for i in range(-2, 2)] == [0, 1, 0, 1]
 
 
 def test_classes_are_the_first_folders(tmp_path: Path) -> None:
@@ -286,7 +292,7 @@ def test_an_image_without_a_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_no_folder_of_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="expected a folder of images at .*nowhere, found nothing"):
+    with pytest.raises(DatasetError, match=r"expected a folder of images at .*nowhere, found nothing"):
         FolderDataset(tmp_path / "nowhere")
     put(tmp_path, "a.png")
     with pytest.raises(DatasetError, match="found something that is no folder"):

@@ -8,6 +8,7 @@ import runpy
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def saved(path: Path, image: Image.Image, **options: object) -> Path:
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
@@ -280,10 +281,11 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_image("a\0.jpg")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_forbidden_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", noise(4, 4, 3))
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("nothing is forbidden to this user")
     with pytest.raises(ImageReadError, match=r"a\.png: permission denied"):
         read_image(path)
 

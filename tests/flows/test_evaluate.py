@@ -1,0 +1,389 @@
+"""The main job end to end: in this process against a test server, and as the command that the README shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from flows.evaluate import EXAMPLE, ROOT, evaluate, main
+from simet_cache import EvaluationConfig, load_config
+from simet_cache.datasets.folder import FolderDataset
+from simet_cache.key import feature_key
+from simet_cache.report.results import EvaluationResults
+
+SCRIPT = ROOT / "flows" / "evaluate.py"
+SMALL = {"name": "resnet18", "weights": "random", "image_size": 32}
+
+
+@pytest.fixture
+def config(tmp_path: Path, images: Callable[..., Path]) -> dict[str, Any]:
+    """Two small datasets against a reference, as a plain mapping."""
+    for number, name in enumerate(["real", "a", "b"]):
+        images(name, seed=number)
+    return {
+        "cache_dir": str(tmp_path / "cache" / "features"),
+        "reference": {"path": str(tmp_path / "real")},
+        "datasets": [{"path": str(tmp_path / "a")}, {"path": str(tmp_path / "b")}],
+        "extractor": SMALL,
+        "output": str(tmp_path / "results"),
+    }
+
+
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every image that is read."""
+    read: list[str] = []
+    original = FolderDataset.__getitem__
+
+    def counted(self: FolderDataset, index: int) -> Any:
+        read.append(self.files[index])
+        return original(self, index)
+
+    monkeypatch.setattr(FolderDataset, "__getitem__", counted)
+    return read
+
+
+def run_flow(config: dict[str, Any]) -> Any:
+    return evaluate(EvaluationConfig.model_validate(config), return_state=True)
+
+
+def results_of(state: Any) -> EvaluationResults:
+    data = state.data
+    return getattr(data, "result", data)
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestFlow:
+    def test_a_second_run_reads_no_image_and_says_the_same(
+        self, config: dict[str, Any], images_read: list[str]
+    ) -> None:
+        first = results_of(run_flow(config))
+        assert len(images_read) == 36
+        assert [one.cached for one in first.datasets] == [False, False]
+        second = results_of(run_flow(config))
+        assert len(images_read) == 36
+        assert second.reference.cached
+        assert [one.cached for one in second.datasets] == [True, True]
+        assert [one.plain_values() for one in first.datasets] == [one.plain_values() for one in second.datasets]
+
+    def test_force_recompute_reads_every_image_again(self, config: dict[str, Any], images_read: list[str]) -> None:
+        run_flow(config)
+        state = run_flow({**config, "force_recompute": True})
+        assert state.is_completed()
+        assert len(images_read) == 72
+        assert not any(one.cached for one in results_of(state).datasets)
+
+    def test_removed_features_alone_are_extracted_again(self, config: dict[str, Any], images_read: list[str]) -> None:
+        gone = results_of(run_flow(config)).datasets[1].features
+        assert gone is not None
+        Path(gone.path).unlink()
+        again = results_of(run_flow(config))
+        assert len(images_read) == 48
+        assert [one.cached for one in again.datasets] == [True, False]
+
+    def test_equal_feature_sets_are_extracted_once(self, config: dict[str, Any], images_read: list[str]) -> None:
+        config["datasets"] = [{"name": name, "path": config["datasets"][0]["path"]} for name in ("x", "y", "z")]
+        results = results_of(run_flow({**config, "force_recompute": True}))
+        assert len(images_read) == 24
+        assert len({json.dumps(one.plain_values()) for one in results.datasets}) == 1
+
+    def test_keys_are_the_documented_ones(self, config: dict[str, Any]) -> None:
+        results = results_of(run_flow(config))
+        folder = FolderDataset(config["datasets"][0]["path"])
+        assert results.datasets[0].suffix == "resnet18_random0_32px"
+        assert results.datasets[0].features is not None
+        assert results.datasets[0].features.key == feature_key(folder, suffix="resnet18_random0_32px", batch_size=128)
+
+    def test_a_dataset_that_fails_fails_alone(self, config: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "a" / "0005.png").write_bytes(b"no image")
+        (tmp_path / "empty").mkdir()
+        config["datasets"].append({"path": str(tmp_path / "empty")})
+        state = run_flow(config)
+        assert state.is_failed()
+        assert "1 of 3 datasets measured" in state.message
+        a, b, empty = results_of(state).datasets
+        assert a.error is not None
+        assert str(tmp_path / "a" / "0005.png") in a.error
+        assert b.error is None
+        assert set(b.values) == {"fid", "kid", "precision", "recall"}
+        assert empty.error is not None
+        assert "no image in" in empty.error
+
+    def test_bad_images_are_skipped_when_told_and_remembered(
+        self, config: dict[str, Any], tmp_path: Path, images_read: list[str]
+    ) -> None:
+        (tmp_path / "a" / "0005.png").write_bytes(b"no image")
+        config["on_bad_image"] = "skip"
+        first = results_of(run_flow(config)).datasets[0]
+        read = len(images_read)
+        second = results_of(run_flow(config)).datasets[0]
+        assert len(images_read) == read
+        assert (first.cached, second.cached) == (False, True)
+        for one in (first, second):
+            assert one.features is not None
+            assert one.features.shape[0] == 11
+            assert [Path(image["path"]).name for image in one.skipped] == ["0005.png"]
+
+    def test_without_a_reference_nothing_is_measured_and_the_reason_is_given(
+        self, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "real" / "0000.png").write_bytes(b"no image")
+        state = run_flow(config)
+        assert state.is_failed()
+        assert str(tmp_path / "real" / "0000.png") in capsys.readouterr().out
+        assert all(one.error == "the reference has no features" for one in results_of(state).datasets)
+
+    def test_every_restraint_is_judged_and_the_files_are_written_before_the_verdict(
+        self, config: dict[str, Any], tmp_path: Path
+    ) -> None:
+        config["restraints"] = {
+            "fid": {"upper_bound": 0.0},
+            "recall": {"lower_bound": 0.0, "upper_bound": 1.0},
+            "precision": {"lower_bound": 2.0, "datasets": ["b*"]},
+        }
+        state = run_flow(config)
+        assert state.is_failed()
+        assert "2 of 2 datasets measured; 2 of 5 restraints hold" in state.message
+        written = json.loads((tmp_path / "results" / "results.json").read_text())
+        assert written["passed"] is False
+        assert [(v["dataset"], v["metric"], v["passed"]) for v in written["restraints"]] == [
+            ("a", "fid", False),
+            ("a", "recall", True),
+            ("b", "fid", False),
+            ("b", "recall", True),
+            ("b", "precision", False),
+        ]
+
+    def test_results_hold_what_it_takes_to_trust_them(self, config: dict[str, Any], tmp_path: Path) -> None:
+        run_flow({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
+        written = json.loads((tmp_path / "results" / "results.json").read_text())
+        value = written["datasets"][0]["values"]["precision"]
+        assert (value["version"], value["parameters"], value["n_real"], value["n_synth"]) == (1, {"k": 5}, 12, 12)
+        assert value["width"] == 512
+        assert written["labels"]["fid"] == "FD (resnet18_random0_32px)"
+        assert written["config"]["extractor"]["seed"] == 0
+        assert {"torch", "torchvision", "numpy", "prefect"} <= written["versions"].keys()
+        assert written["datasets"][0]["extraction_seconds"] > 0
+        with (tmp_path / "results" / "results.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["dataset"], row["metric"]) for row in rows] == [
+            ("a", "fid"),
+            ("a", "precision"),
+            ("b", "fid"),
+            ("b", "precision"),
+        ]
+
+    def test_the_table_is_published_as_an_artifact(self, config: dict[str, Any]) -> None:
+        run_flow(config)
+        with get_client(sync_client=True) as client:
+            artifacts = client._client.post("/artifacts/latest/filter", json={}).json()
+        markdown = next(one["data"] for one in artifacts if one["key"] == "evaluation")
+        assert "| dataset | images |" in markdown
+        assert "PASS" in markdown
+
+    def test_parameters_may_come_as_plain_values_from_a_deployment(self, config: dict[str, Any]) -> None:
+        assert evaluate(config, return_state=True).is_completed()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_the_example_tells_the_story_that_the_metrics_promise(self, tmp_path: Path, seed: int) -> None:
+        overrides = [f"cache_dir={tmp_path / 'features'}", f"output={tmp_path / 'results'}"]
+        overrides += [f"{place}.seed={seed}" for place in ("extractor", "reference", *(f"datasets.{i}" for i in range(4)))]
+        results = results_of(evaluate(load_config(EXAMPLE, overrides), return_state=True))
+        value = {one.name: one.plain_values() for one in results.datasets}
+        for metric in ("fid", "kid", "recall"):
+            assert results.best(metric) == {"held-out"}
+        assert abs(value["three-classes"]["precision"] - value["held-out"]["precision"]) < 0.1
+        assert value["three-classes"]["recall"] < value["held-out"]["recall"] / 2
+        for spoiled in ("noise", "blur"):
+            assert value[spoiled]["precision"] < value["held-out"]["precision"] / 2
+        assert results.passed
+        assert sorted(path.name for path in (tmp_path / "datasets" / "digits" / f"seed-{seed}").iterdir()) == [
+            "blur",
+            "held-out",
+            "noise",
+            "reference",
+            "three-classes",
+        ]
+
+
+def write_config(folder: Path, *, bound: float = 1e9) -> Path:
+    """As a person would write it: paths relative to the file."""
+    file = folder / "config.yaml"
+    file.write_text(
+        f"""
+reference: {{name: real, path: real}}
+datasets:
+  - {{path: a}}
+  - {{glob: sets/*, subset: {{size: 10, seed: 0}}}}
+extractor: {{name: resnet18, weights: random, image_size: 32}}
+restraints: {{fid: {{upper_bound: {bound}}}}}
+"""
+    )
+    return file
+
+
+@pytest.fixture
+def project(tmp_path: Path, images: Callable[..., Path]) -> Path:
+    """A user's folder with images and a configuration."""
+    for number, name in enumerate(["project/real", "project/a", "project/sets/one", "project/sets/two words"]):
+        images(name, seed=number)
+    write_config(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.mark.slow
+class TestCommand:
+    def test_two_runs_from_another_directory(
+        self, project: Path, run: Callable[..., Any], tmp_path: Path, task_states: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        runs = [run(SCRIPT, project / "config.yaml", cwd=elsewhere, PYTHONPATH="") for _ in range(2)]
+        for done in runs:
+            assert done.returncode == 0, done.stderr
+            for word in ("ERROR", "Traceback", "WARNING"):
+                assert word not in done.stdout + done.stderr
+            assert "PASS 3 of 3 datasets measured" in done.stdout
+            assert "two words" in done.stdout
+        assert runs[0].stderr.count("Cached") == 0
+        extractions = [line for line in runs[1].stderr.splitlines() if "Task run 'extract" in line]
+        assert len(extractions) == 4
+        assert all("Cached" in line for line in extractions)
+        assert not list(elsewhere.iterdir())  # the cache and the results are where the configuration is
+        assert (project / "cache" / "features").is_dir()
+        assert (project / "results" / "results.json").exists()
+        recorded = task_states()
+        for name in ("real", "a", "one", "two words"):
+            assert recorded[f"extract {name}"][-2:] == ["Completed", "Cached"]
+        assert recorded["measure two words"][-2:] == ["Completed", "Completed"]
+        assert recorded["report"][-2:] == ["Completed", "Completed"]
+
+    def test_folders_without_a_configuration(self, project: Path, run: Callable[..., Any]) -> None:
+        arguments = ["--real", "real", "--synth", "a", "sets/one", "--set", "extractor.name=resnet18"]
+        arguments += ["extractor.weights=random", "extractor.image_size=32", "metrics=[fid]"]
+        done = run(SCRIPT, *arguments, cwd=project)
+        assert done.returncode == 0, done.stderr
+        assert "PASS 2 of 2 datasets measured" in done.stdout
+        assert (project / "results" / "results.csv").exists()
+
+    def test_a_broken_restraint_is_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
+        done = run(SCRIPT, "config.yaml", "--set", "restraints.fid.upper_bound=0.001", cwd=project)
+        assert done.returncode == 1
+        assert "restraint broken: a: fid is" in done.stdout
+        assert "FAIL 3 of 3 datasets measured; 0 of 3 restraints hold" in done.stdout
+        assert "Traceback" not in done.stderr
+
+    def test_a_corrupt_image_is_one_sentence_and_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
+        (project / "a" / "0003.png").write_bytes(b"")
+        done = run(SCRIPT, "config.yaml", cwd=project)
+        assert done.returncode == 1
+        assert f"a was not measured: cannot read image {project / 'a' / '0003.png'}" in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
+        assert "PASS" not in done.stdout
+        assert (project / "results" / "results.json").exists()
+
+    def test_weights_that_cannot_be_had_name_the_ways_out(
+        self, project: Path, run: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        done = run(
+            SCRIPT,
+            *["--real", "real", "--synth", "a"],
+            cwd=project,
+            TORCH_HOME=str(tmp_path / "torch"),
+            https_proxy="http://127.0.0.1:9",  # nobody listens there
+        )
+        assert done.returncode == 1
+        for way_out in ("inception_v3_google-0cc3c7bd.pth into", "weights: path/to/", "'weights: random'"):
+            assert way_out in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
+
+    def test_a_missing_library_checkout_on_the_path_is_no_matter(self, project: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "another checkout"
+        for name in ("flows", "tasks", "simet_cache", "examples"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "tasks" / "report.py").write_text("print('the tasks of this checkout')\n" + (copy / "tasks" / "report.py").read_text().replace("from __future__ import annotations\n", ""))
+        done = subprocess.run(
+            [sys.executable, str(copy / "flows" / "evaluate.py"), str(project / "config.yaml")],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "the tasks of this checkout" in done.stdout
+
+    def test_ctrl_c_ends_the_run_in_one_sentence_and_keeps_what_was_extracted(
+        self, project: Path, images: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        images("project/many", 4000)
+        arguments = ["--real", "real", "--synth", "many", "--set", "extractor.name=resnet18", "extractor.weights=random"]
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments, "extractor.image_size=96"],
+            cwd=project,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "extract real" in line:
+                break
+        time.sleep(1)
+        os.kill(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+        assert "the next run goes on from there" in rest
+        assert len(list((project / "cache" / "features").glob("*.pkl"))) == 1
+        assert not list((project / "cache" / "features").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.yaml"], "missing.yaml: cannot read the configuration: No such file or directory"),
+        (["config.yaml", "--set", "extractor.nme=x"], "--set extractor.nme: extractor.nme: unknown key. Did you mean 'name'?"),
+        (["--real", "reel", "--synth", "a"], "no such folder"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_a_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not captured.out
+    assert not (project / "cache").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--real", "real"], ["config.yaml", "--real", "real", "--synth", "a"]])
+def test_arguments_that_do_not_go_together(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "evaluate.py: error:" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_folder_that_cannot_be_written_is_bad_input(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "locked").mkdir(mode=0o500)
+    assert main([str(project / "config.yaml"), "--set", f"cache_dir={project / 'locked' / 'cache'}"]) == 2
+    assert "cannot create the cache folder" in capsys.readouterr().err
+
+
+def test_a_cache_folder_that_is_a_file_is_bad_input(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(project / "config.yaml"), "--set", f"cache_dir={project / 'config.yaml'}"]) == 2
+    assert "cannot create the cache folder" in capsys.readouterr().err
