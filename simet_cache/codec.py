@@ -192,8 +192,10 @@ class _Dtype:
 class _Array:
     """Stands for what ``_reconstruct`` makes: an array that its state is yet to come for."""
 
+    value: npt.NDArray[Any] | None = None
+
     def __init__(self, *_: object) -> None:
-        self.value: npt.NDArray[Any] | None = None
+        pass
 
     def restore(self, _version: int, shape: tuple[int, ...], dtype: _Dtype, fortran: bool, data: bytes) -> None:
         self.value = _frombuffer(data, dtype, shape, "F" if fortran else "C")

@@ -47,6 +47,12 @@ class Batch:
     images: torch.Tensor | list[torch.Tensor]
     bad: list[tuple[int, ImageReadError]]
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory: a loader asks the batches for it."""
+        if isinstance(self.images, torch.Tensor):
+            return Batch(self.images.pin_memory(), self.bad)
+        return Batch([image.pin_memory() for image in self.images], self.bad)
+
 
 def extract_to_store(
     store: FeatureStore,
@@ -144,7 +150,8 @@ def extract(
         ExtractorError: The model cannot be had.
     """
     device = resolve_device(config.device)
-    model = _model(config, device)
+    extractor = make_extractor(config)
+    model = _model(config, device, extractor.suffix)
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     features: FloatArray | None = None
     bad: list[tuple[int, ImageReadError]] = []
@@ -184,7 +191,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @lru_cache(maxsize=1)  # one model in memory; every dataset of a run uses the same
-def _model(config: ExtractorConfig, device: torch.device) -> nn.Module:
+def _model(config: ExtractorConfig, device: torch.device, suffix: str) -> nn.Module:  # noqa: ARG001 - another file of weights is another model
     return make_extractor(config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -239,6 +246,8 @@ class _Readable(Dataset[Any]):
             item = self._dataset[position]
         except ImageReadError as error:
             return position, error
+        except OSError as error:  # as torchvision's own datasets raise it
+            return position, ImageReadError(f"number {position}", str(error))
         return position, item[0] if isinstance(item, (tuple, list)) else item
 
 

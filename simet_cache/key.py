@@ -34,8 +34,8 @@ def feature_key(dataset: Any, *, suffix: str, batch_size: int | None) -> str:
     Raises:
         KeyInputError: The dataset has no length, indices are out of range or no integers, or the suffix is no string.
 
-    Source: ``simet``, ``FeatureCacheService``. It differs where ``simet`` is unstable or collides: integers of NumPy and
-    torch count as plain ones, negative indices as the positions they mean, and nested subsets are resolved first.
+    Source: ``simet``, ``FeatureCacheService``. It differs where ``simet`` is unstable or collides: integers of NumPy
+    and torch count as plain ones, negative indices as the positions they mean, and nested subsets are resolved first.
     """
     if not isinstance(suffix, str):
         raise KeyInputError(f"the extractor suffix must be a string, found {type(suffix).__name__}")
@@ -45,6 +45,7 @@ def feature_key(dataset: Any, *, suffix: str, batch_size: int | None) -> str:
         identity += f"_subset_{hash(tuple(sorted(indices)))}"
     size = None if batch_size is None else _plain_int(batch_size, "the batch size")
     length = _length(base) if indices is None else len(indices)
+    suffix = str.__str__(suffix)  # NumPy's strings and enumerations write themselves differently in a list
     return hashlib.md5(str([identity, suffix, length, size]).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -80,7 +81,7 @@ def _identity(dataset: Any) -> str:
 def _length(dataset: Any) -> int:
     try:
         return len(dataset)
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:  # torchvision's base class has one that is not implemented
         raise KeyInputError(
             f"{type(dataset).__name__} has no length, so that its features have no key; use a map-style dataset"
         ) from error
@@ -88,7 +89,11 @@ def _length(dataset: Any) -> int:
 
 def _plain(indices: Any) -> Iterable[Any]:
     """Tensors and arrays as lists, in one step instead of one small object for each index."""
-    plain: Iterable[Any] = indices.tolist() if hasattr(indices, "tolist") else indices
+    if str(getattr(indices, "dtype", "")) in {"bool", "torch.bool"}:
+        raise KeyInputError("subset indices must be positions, found a mask of booleans; call .nonzero() on it")
+    plain: Any = indices.tolist() if hasattr(indices, "tolist") else indices
+    if not isinstance(plain, Iterable):
+        raise KeyInputError(f"subset indices must be a sequence of integers, found {type(indices).__name__}")
     return plain
 
 

@@ -70,8 +70,12 @@ class FeatureCacheService:
                 force=force,
                 details=lambda: {"suffix": cache_key_suffix},
             )
+            path = Path(found.path)
             try:
+                seen = path.stat()
                 return found.load()
             except DamagedEntryError as error:  # only reading the payload shows a flipped bit
-                self._store.quarantine(key, str(error))
-        raise DamagedEntryError(f"{self._store.path(key)} was damaged twice in a row; check the disk")
+                self._store.quarantine(key, str(error), seen=seen)
+            except FileNotFoundError:  # another process has just moved or removed it
+                continue
+        raise DamagedEntryError(f"{self._store.path(key)} was damaged or gone twice in a row; check the disk")

@@ -56,10 +56,11 @@ def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, l
     Args:
         store: Where they were remembered.
         key: The key of ``dataset``.
-        dataset: A dataset, or a Subset of one, whose innermost dataset has ``root`` and ``files``.
+        dataset: A dataset, or a Subset of one; only where the innermost dataset has ``files`` is anything known of it.
 
     Returns:
-        ``dataset`` itself and an empty list where nothing was remembered, or the files have changed since.
+        ``dataset`` itself and an empty list where nothing was remembered, or the files have changed since, or nobody can
+        tell.
     """
     try:
         record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
@@ -71,6 +72,8 @@ def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, l
         log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
         return dataset, []
     base, indices = resolve_subset(dataset)
+    if not hasattr(base, "files"):
+        return dataset, []
     ascending = sorted(range(len(base)) if indices is None else indices)
     if record.get("fingerprint") != fingerprint(base.root, [base.files[index] for index in ascending]):
         return dataset, []

@@ -106,9 +106,10 @@ class FeatureStore:
         """What is known about an entry; empty where nothing is."""
         try:
             data = json.loads(self.path(key).with_suffix(".json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return data if isinstance(data, dict) and data.get("format") == MANIFEST_FORMAT else {}
+        known = isinstance(data, dict) and data.get("format") == MANIFEST_FORMAT and data.get("key") == key
+        return data if known else {}
 
     def find(self, key: str, *, rows: int | None = None) -> FeatureSet | None:
         """The handle on the features of a key, or None where there are none to be used.
@@ -121,15 +122,18 @@ class FeatureStore:
 
         Raises:
             UnsafePickleError: The file would run code. It is left where it is.
+            StoreError: The file cannot be read.
         """
         path = self.path(key)
-        try:
-            found = self._described(key, path) or self._adopt(key, path)
-        except FileNotFoundError:
-            return None
-        except DamagedEntryError as error:
-            self.quarantine(key, str(error))
-            return None
+        with reported(f"cannot read {path}"):
+            try:
+                status = path.stat()
+                found = self._described(key, path, status) or self._adopt(key, path, status)
+            except FileNotFoundError:
+                return None
+            except DamagedEntryError as error:
+                self.quarantine(key, str(error), seen=status)
+                return None
         if rows is not None and found.shape[0] != rows:
             log.warning("%s has %d rows where %d are expected; it counts as missing", path, found.shape[0], rows)
             return None
@@ -150,11 +154,16 @@ class FeatureStore:
         check_features(features)
         path = self.path(key)
         with reported(f"cannot write {path}"):
-            write_atomically(path, lambda file: codec.write(features, file))
-        return self._record(key, path, features, details)
+            status = write_atomically(path, lambda file: codec.write(features, file))
+        return self._record(key, path, status, features, details)
 
-    def quarantine(self, key: str, reason: str) -> None:
-        """Move a damaged entry out of the way, with a warning; it is kept, since someone may want to know what happened.
+    def quarantine(self, key: str, reason: str, *, seen: os.stat_result | None = None) -> None:
+        """Move a damaged entry out of the way, with a warning. It is kept: someone may want to know what happened.
+
+        Args:
+            key: The documented md5.
+            reason: What is wrong with it.
+            seen: What ``stat`` said before it was read: what others have put in its place since is left alone.
 
         Raises:
             StoreError: The file cannot be moved.
@@ -164,7 +173,12 @@ class FeatureStore:
         target = folder / f"{path.stem}.{time.time_ns()}{path.suffix}"
         with reported(f"cannot move the damaged {path} to {folder}"):
             folder.mkdir(exist_ok=True)
-            path.replace(target)
+            try:
+                if seen is not None and _version(path.stat()) != _version(seen):
+                    return
+                path.replace(target)
+            except FileNotFoundError:  # another process was first
+                return
         log.warning("%s; moved to %s, and counts as missing", reason, target)
 
     def get_or_compute(
@@ -214,28 +228,29 @@ class FeatureStore:
         check_features(features, rows=rows)
         return self.put(key, features, seconds=round(seconds, 3), **details())
 
-    def _described(self, key: str, path: Path) -> FeatureSet | None:
+    def _described(self, key: str, path: Path, status: os.stat_result) -> FeatureSet | None:
         """From the manifest alone, while the file is the one that it describes."""
-        status = path.stat()
         entry = self.manifest(key)
         if entry.get("file") != {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}:
             return None
         try:
-            return FeatureSet.from_json({"key": key, "path": str(path), **entry["features"]})
-        except (KeyError, TypeError, ValueError):
+            found = FeatureSet.from_json({**entry["features"], "key": key, "path": str(path)})
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
+        return found if isinstance(found.dtype, str) and isinstance(found.digest, str) else None
 
-    def _adopt(self, key: str, path: Path) -> FeatureSet:
+    def _adopt(self, key: str, path: Path, status: os.stat_result) -> FeatureSet:
         features = codec.read(path)
         try:
             check_features(features)
         except FeaturesError as error:
             raise DamagedEntryError(f"{path}: {error}") from error
         log.info("Adopting %s, which has no manifest of its own", path)
-        return self._record(key, path, features, {"adopted": True})
+        return self._record(key, path, status, features, {"adopted": True})
 
-    def _record(self, key: str, path: Path, features: FloatArray, details: Mapping[str, Any]) -> FeatureSet:
-        status = path.stat()
+    def _record(
+        self, key: str, path: Path, status: os.stat_result, features: FloatArray, details: Mapping[str, Any]
+    ) -> FeatureSet:
         rows, width = features.shape
         found = FeatureSet(key, str(path), (rows, width), str(features.dtype), codec.digest(features))
         entry = {
@@ -259,7 +274,7 @@ class FeatureStore:
 
         The lock is the kernel's, so that a killed holder frees it at once.
         """
-        file = self.cache_dir / "locks" / f"{key}.lock"
+        file = self.cache_dir / "locks" / f"{self.path(key).stem}.lock"
         with reported(f"cannot lock {file}"):
             file.parent.mkdir(exist_ok=True)
             lock = FileLock(file)
@@ -288,9 +303,7 @@ def check_features(value: object, *, rows: int | None = None) -> None:
         hint = "; call .cpu().numpy() on a tensor" if hasattr(value, "numpy") else ""
         raise FeaturesError(f"expected a 2-D NumPy float array of features, found {codec.describe(value)}{hint}")
     if not codec.is_feature_array(value):
-        raise FeaturesError(
-            f"expected a 2-D array of dtype float16, float32 or float64, found {codec.describe(value)}"
-        )
+        raise FeaturesError(f"expected a 2-D array of dtype float16, float32 or float64, found {codec.describe(value)}")
     if rows is not None and value.shape[0] != rows:
         raise FeaturesError(f"expected {rows} rows, one for each item of the loader, found {value.shape[0]}")
     if 0 in value.shape:
@@ -304,14 +317,19 @@ def check_features(value: object, *, rows: int | None = None) -> None:
         )
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> os.stat_result:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Returns:
+        The status of what was written, whoever may have replaced it since.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
         os.chmod(name, 0o666 & ~_UMASK)
         os.replace(name, path)
     except BaseException:
@@ -322,6 +340,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return status
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_umask() -> int:

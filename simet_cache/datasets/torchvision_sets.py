@@ -39,10 +39,15 @@ def open_torchvision(name: str, root: Path, split: str | None, transform: Callab
     elif "train" in taken:
         default = "train" if taken["train"].default is True else "test"
         options |= {"train": split == "train"} if split else {}
-    return _open(kind, root, options, "download" in taken), f"@{split}" if split not in (None, default) else ""
+    return _open(kind, root, options), f"@{split}" if split not in (None, default) else ""
 
 
-def _open(kind: Any, root: Path, options: dict[str, Any], can_download: bool) -> Any:
+def _can_download(kind: Any) -> bool:
+    """Some hand ``download`` on to the class that they are made of."""
+    return any("download" in inspect.signature(one).parameters for one in kind.__mro__[:-1])
+
+
+def _open(kind: Any, root: Path, options: dict[str, Any]) -> Any:
     takes_root = "root" in inspect.signature(kind).parameters
     if takes_root:
         options = {"root": str(root), **options}
@@ -50,10 +55,9 @@ def _open(kind: Any, root: Path, options: dict[str, Any], can_download: bool) ->
         try:
             return kind(**options)
         except (RuntimeError, FileNotFoundError):
-            if not can_download:
+            if not _can_download(kind):
                 raise
             return kind(**options, download=True)
     except Exception as error:
-        raise DatasetError(
-            f"torchvision's {kind.__name__} cannot be opened under {root}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DatasetError(f"torchvision's {kind.__name__} cannot be opened under {root}: {reason}") from error

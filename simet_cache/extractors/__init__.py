@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -41,7 +41,6 @@ def names() -> tuple[str, ...]:
     return (*_FAMILIES, *torchvision_models.names())
 
 
-@lru_cache(maxsize=8)
 def make_extractor(config: ExtractorConfig) -> Extractor:
     """The extractor of a configuration; nothing is downloaded or built yet.
 

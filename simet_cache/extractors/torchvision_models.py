@@ -6,7 +6,7 @@ The other models come with the preprocessing of their own weights.
 
 from __future__ import annotations
 
-import warnings
+import re
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,24 +66,47 @@ def build(config: ExtractorConfig) -> nn.Module:
         ExtractorError: The model has no linear head.
     """
     if config.weights == "random":
-        model = w.seeded(config.seed, partial(_headless, config.name))
+        model = w.seeded(config.seed, partial(_headless, config))
     else:
-        model = _headless(config.name)
+        model = _headless(config)
         path = config.weights_file
         state = w.read_file(path) if path else w.download(_weights(config.name).url)
-        w.load_into(model, state, str(path or config.name))
-    fused: nn.Module = fuse(model.eval())
-    return fused.requires_grad_(False)
+        w.load_into(model, w.renamed(state, _modern), str(path or config.name))
+    fused: nn.Module = fuse(model.eval()).requires_grad_(False)
+    if config.image_size:
+        _try_out(fused, config)
+    return fused
 
 
-def _headless(name: str) -> nn.Module:
+def _modern(name: str) -> str:
+    """DenseNet's published weights have dots where module names must not have them any more."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+
+
+def _try_out(model: nn.Module, config: ExtractorConfig) -> None:
+    """Some models need a certain size, and say so only when they see another one."""
+    size = config.image_size
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, size, size))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise ExtractorError(f"{config.name} cannot work on images of {size} pixels; choose another image_size") from error
+
+
+def _headless(config: ExtractorConfig) -> nn.Module:
+    name = config.name
     # Both of the Inception models change their input by themselves when weights are given by name. simet's
     # preprocessing is for the plain model; GoogLeNet's weights need the change.
     options: dict[str, Any] = {
         "inception_v3": {"transform_input": False, "init_weights": True},
         "googlenet": {"transform_input": True, "init_weights": True},
     }.get(name, {})
-    model: nn.Module = get_model(name, weights=None, **options)
+    if name.startswith("vit_"):  # one embedding for each patch, so that the size is part of the model
+        options["image_size"] = config.image_size or _weights(name).transforms().crop_size[0]
+    try:
+        model: nn.Module = get_model(name, weights=None, **options)
+    except (AssertionError, ValueError) as error:
+        raise ExtractorError(f"{name} cannot be built for images of {config.image_size} pixels: {error}") from error
     for auxiliary in ("AuxLogits", "aux1", "aux2"):  # heads of training only
         if hasattr(model, auxiliary):
             setattr(model, auxiliary, None)

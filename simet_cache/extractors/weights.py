@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +31,14 @@ def download(url: str) -> StateDict:
         state: StateDict = load_state_dict_from_url(
             url, map_location="cpu", check_hash=True, weights_only=True, progress=os.isatty(2)
         )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the network and damaged bytes make it raise almost anything
         name = url.rsplit("/", 1)[1]
+        file = Path(get_dir(), "checkpoints", name)
+        if file.is_file():
+            raise WeightsError(f"{file} is damaged ({error}); remove it, so that it is downloaded again") from error
         raise WeightsError(
             f"cannot download the weights from {url} ({error}). Three ways out:"
-            f" put the file {name} into {get_dir()}/checkpoints;"
+            f" put the file {name} into {file.parent};"
             f" name a local copy with 'weights: path/to/{name}' under 'extractor';"
             " or use 'weights: random', which needs no download (its values do not compare with published ones)"
         ) from error
@@ -52,14 +55,24 @@ def read_file(path: Path) -> StateDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot read the weights file {path}: {error.strerror or error}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
         raise WeightsError(f"{path} is no file of weights that can be loaded safely; expected a state dict") from error
     for wrapper in ("state_dict", "model"):  # as training scripts save them
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict):
         raise WeightsError(f"{path} holds a {type(state).__name__}; expected a state dict of tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    if not state or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
+        raise WeightsError(f"{path} holds a dict of something else; expected a state dict: tensors by name")
+    return renamed(state, lambda name: "" if name == "module" else name.removeprefix("module."))
+
+
+def renamed(state: StateDict, rename: Callable[[str], str]) -> StateDict:
+    """A state dict under other names, with the versions of its modules, by which models read old files."""
+    result = OrderedDict((rename(name), value) for name, value in state.items())
+    versions = getattr(state, "_metadata", {})
+    result._metadata = {rename(name): value for name, value in versions.items()}  # type: ignore[attr-defined]
+    return result
 
 
 def load_into(model: nn.Module, state: StateDict, source: str) -> None:
@@ -69,15 +82,18 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
         WeightsError: Parameters are missing, or have other shapes.
     """
     own = model.state_dict()
-    # num_batches_tracked counts training steps and changes no output; old files do not have it
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    if missing:
-        raise WeightsError(f"the weights of {source} lack {len(missing)} of {len(own)} tensors, first {missing[0]!r}")
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     if wrong:
         found, expected = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
         raise WeightsError(f"the weights of {source} do not fit: {wrong[0]!r} has shape {found}, expected {expected}")
-    model.load_state_dict({name: state.get(name, own[name]) for name in own})
+    try:  # not by name alone: some models rename what is in older files
+        found = model.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(f"the weights of {source} do not fit: {str(error).splitlines()[-1].strip()}") from error
+    # num_batches_tracked counts training steps and changes no output; old files do not have it
+    missing = [name for name in found.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise WeightsError(f"the weights of {source} lack {len(missing)} of {len(own)} tensors, first {missing[0]!r}")
 
 
 def seeded(seed: int, build: Callable[[], T]) -> T:

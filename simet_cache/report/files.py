@@ -38,7 +38,7 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
         "results.csv": as_csv(results),
     }
     for name, text in contents.items():
-        data = text.encode("utf-8", "surrogateescape")
+        data = text.encode("utf-8", "backslashreplace")  # in JSON, that is a name's way to be no UTF-8
         with reported(f"cannot write {folder / name}"):
             write_atomically(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
 

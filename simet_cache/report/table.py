@@ -14,6 +14,9 @@ from simet_cache.metrics import METRICS
 from simet_cache.report.results import DatasetResult, EvaluationResults
 
 _ARROW = {"lower": "↓", "higher": "↑"}
+_HARMLESS = str.maketrans(
+    {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ def print_table(results: EvaluationResults) -> None:
         console = Console(highlight=False)
     else:
         console = Console(highlight=False, width=10_000, color_system=None)
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # an ASCII pipe shall not end the run
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII stream, or a name that is no text, shall not end the run
     header, rows = _cells(results)
-    table = Table(box=box.SIMPLE_HEAD, title=_title(results), title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(_title(results)), title_justify="left", title_style="bold")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number in (0, len(header) - 1) else "right", no_wrap=number > 0)
     for row in rows:
@@ -125,6 +128,4 @@ def _row(cells: list[str]) -> str:
 
 def _escape(text: str) -> str:
     """Names of folders are not ours: no markup of theirs shall count."""
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
-    return text.replace("\n", " ")
+    return text.translate(_HARMLESS)

@@ -1,0 +1,53 @@
+"""Run benchmarks and keep what they found in RESULTS.md, a section each."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import cold_and_warm, extraction
+
+BENCHMARKS: dict[str, Callable[[], str]] = {
+    "extraction": extraction.run,
+    "cold and warm": cold_and_warm.run,
+}
+RESULTS = Path(__file__).with_name("RESULTS.md")
+_HEAD = "# Results\n\nWritten by `python -m benchmarks [NAME ...]` (`make bench`); peers run in the same run.\n"
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        cpu = found[1] if found else cpu
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "prefect", "numpy"))
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    now = f"{datetime.now(UTC):%Y-%m-%d}"
+    return f"{now}; {os.cpu_count()} cores, {cpu}; no GPU used; Python {platform.python_version()}; {packages}; load {load}"
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks named, or all, and replace their sections."""
+    unknown = set(names) - BENCHMARKS.keys()
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _HEAD
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    for name in names or BENCHMARKS:
+        where = machine()
+        sections[name] = f"\n{BENCHMARKS[name]()}\n\nMeasured {where}.\n\n"
+        print(f"## {name}\n{sections[name]}", flush=True)
+    ordered = [name for name in BENCHMARKS if name in sections]
+    body = "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in ordered)
+    RESULTS.write_text(_HEAD + body, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
