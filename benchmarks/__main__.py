@@ -30,7 +30,8 @@ def machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "prefect", "numpy"))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     now = f"{datetime.now(UTC):%Y-%m-%d}"
-    return f"{now}; {os.cpu_count()} cores, {cpu}; no GPU used; Python {platform.python_version()}; {packages}; load {load}"
+    where = f"{os.cpu_count()} cores, {cpu}; no GPU used"
+    return f"{now}; {where}; Python {platform.python_version()}; {packages}; load before the run {load}"
 
 
 def main(names: list[str]) -> None:

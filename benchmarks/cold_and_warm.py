@@ -45,8 +45,8 @@ def run() -> str:
     warm, empty = zip(*pairs, strict=True)
     more = [ours - theirs for ours, theirs in pairs]
     lines = [
-        "`python flows/evaluate.py`: 3,877 images in five sets, ResNet-18 at 64 pixels. Seconds of whole processes, each"
-        " with a temporary Prefect server whose database is there already.",
+        "`python flows/evaluate.py`: 3,877 images in five sets, ResNet-18 at 64 pixels. Seconds of whole processes,"
+        " each with a temporary Prefect server whose database is there already.",
         "",
         "| | median | min | max |",
         "|---|---|---|---|",

@@ -26,7 +26,7 @@ def run() -> str:
         rates: dict[str, list[float]] = {"reference": [], "simet-cache": []}
         features = {}
         for _ in range(REPEATS):
-            for side in rates:
+            for side, measured in rates.items():
                 done = subprocess.run(
                     [sys.executable, "-m", "benchmarks.extraction", side, folder],
                     capture_output=True,
@@ -34,7 +34,7 @@ def run() -> str:
                     check=True,
                 )
                 answer = json.loads(done.stdout.splitlines()[-1])
-                rates[side].append(answer["rate"])
+                measured.append(answer["rate"])
                 features[side] = answer["sample"]
     ratios = [ours / theirs for theirs, ours in zip(*rates.values(), strict=True)]
     largest = max(map(abs, features["reference"]))

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
 
 from prefect import flow  # noqa: E402 - the path comes first, here and below
-from prefect.states import Completed, Failed, State  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.states import Completed, Failed  # noqa: E402
 
 from flows.session import quiet_server, wait_until_recorded  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = evaluate(config, return_state=True)
             wait_until_recorded(state.state_details.flow_run_id, last="report")
     except KeyboardInterrupt:
-        print("interrupted; features that were extracted are kept, and the next run goes on from there", file=sys.stderr)
+        print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
     return PASSED if state.is_completed() else NOT_PASSED
 
@@ -128,7 +129,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measure image sets against a reference; features that are cached are not extracted again.",
         epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input.",
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; the digits example where there is none")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; by default the digits example")
     parser.add_argument("--real", metavar="DIR", help="the folder of the reference, in place of CONFIG")
     parser.add_argument("--synth", metavar="DIR", nargs="+", help="the folders to measure against it")
     parser.add_argument(

@@ -25,6 +25,7 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOGGING_SERVER_LEVEL,
     PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
 
@@ -35,14 +36,19 @@ _PAGE = 200  # the most task runs that one request may ask for
 
 @contextmanager
 def quiet_server() -> Iterator[None]:
-    """Settings for the temporary server, unless the user runs one; and one sentence where a traceback would say less."""
+    """Settings for the temporary server, unless the user runs one; one sentence where a traceback would say less."""
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_one_sentence)
     logging.getLogger("simet_cache").setLevel(logging.INFO)
     if PREFECT_API_URL.value():
         yield
         return
-    with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_LOGGING_SERVER_LEVEL: "CRITICAL"}):
+    settings = {
+        PREFECT_LOGGING_SERVER_LEVEL: "CRITICAL",
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
+    }
+    with temporary_settings(settings):
         yield
 
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.logging import get_run_logger
-from prefect.results import ResultRecordMetadata
+from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # public there, by its docs
 from prefect.serializers import Serializer
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from pydantic import Field, PrivateAttr
@@ -74,7 +74,7 @@ class FeatureCachePolicy(CachePolicy):
     ) -> str | None:
         """The documented md5 of the task's inputs, or None, with a warning, where they allow none."""
         try:
-            key, rows = self._key_and_rows(inputs)
+            key, rows = self.key_and_rows(inputs)
         except KeyInputError as error:
             if task_ctx is not None:
                 get_run_logger(task_ctx).warning("This task runs uncached: %s", error)
@@ -89,7 +89,12 @@ class FeatureCachePolicy(CachePolicy):
             store.cache_result_in_memory = False
         return key
 
-    def _key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
+    def key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
+        """The documented md5 of a task's inputs, and how many rows its features have; None where nobody knows.
+
+        Raises:
+            KeyInputError: They allow no key.
+        """
         if self.suffix not in inputs:
             raise KeyInputError(_no_parameter("suffix", self.suffix, inputs))
         suffix = inputs[self.suffix]
@@ -137,18 +142,20 @@ def feature_task(
         if loader_name not in signature.parameters:
             raise TypeError(f"{function.__name__} has no parameter {loader_name or 'loader'!r} to take the DataLoader")
         own_suffix = suffix is None and "suffix" in signature.parameters
-        policy = _TaskPolicy(cache_dir, loader=loader_name, constant=None if own_suffix else suffix or function.__name__)
+        constant = None if own_suffix else suffix or function.__name__
+        policy = _TaskPolicy(cache_dir, loader=loader_name, constant=constant)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> FeatureSet:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            key, rows = policy._key_and_rows(bound.arguments)
+            key, rows = policy.key_and_rows(bound.arguments)
             return FeatureStore(cache_dir).get_or_compute(
                 key, lambda: function(*args, **kwargs), rows=rows, force=refresh_requested()
             )
 
-        return task(run, **{"name": function.__name__, **task_options}, cache_policy=policy, persist_result=True)
+        options: Any = {"name": function.__name__, **task_options, "cache_policy": policy, "persist_result": True}
+        return Task(run, **options)
 
     return decorate
 
@@ -160,12 +167,13 @@ class _TaskPolicy(FeatureCachePolicy):
         super().__init__(cache_dir, loader=loader)
         self.constant = constant
 
-    def _key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
-        return super()._key_and_rows(inputs if self.constant is None else {**inputs, self.suffix: self.constant})
+    def key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
+        """As above, with the suffix that was decided when the function was decorated."""
+        return super().key_and_rows(inputs if self.constant is None else {**inputs, self.suffix: self.constant})
 
 
 def refresh_requested() -> bool:
-    """Whether the task that is running was told not to use cached results, by ``refresh_cache`` or Prefect's setting."""
+    """Whether the running task was told not to use cached results: by ``refresh_cache``, or by Prefect's setting."""
     context = TaskRunContext.get()
     if context is None or context.task.refresh_cache is None:
         return bool(PREFECT_TASKS_REFRESH_CACHE.value())
@@ -179,7 +187,7 @@ def _no_parameter(role: str, name: str, inputs: dict[str, Any]) -> str:
     )
 
 
-class FeatureResultSerializer(Serializer):  # type: ignore[type-arg]  # Prefect registers no parametrised ones
+class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised ones
     """Results as JSON that names no classes, so that reading one can run nothing."""
 
     type: str = Field(default="simet-cache", frozen=True)
@@ -236,7 +244,7 @@ class _Records(WritableFileSystem):
         """Other numbers of rows under this key do not count."""
         self._expected_rows[key] = rows
 
-    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]  # noqa: ARG002, FBT001, FBT002
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The record of a key.
 
         Raises:
@@ -259,7 +267,7 @@ class _Records(WritableFileSystem):
         """The same for async tasks."""
         return self.read_path(path)
 
-    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]  # noqa: ARG002, FBT001, FBT002
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a record."""
         _write(self.records / path, content)
 
@@ -288,7 +296,7 @@ class _Results(LocalFileSystem):
 
     _block_type_name = "simet-cache results"
 
-    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]  # noqa: ARG002, FBT001, FBT002
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result."""
         _write(self._resolve_path(path), content)
 
@@ -313,5 +321,3 @@ def _small_result(file: Path) -> Any:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))
-
-

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
+from prefect.utilities.annotations import NotSet
 
 from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.datasets import open_dataset
@@ -16,7 +17,7 @@ from simet_cache.extractors import make_extractor
 from simet_cache.key import feature_key
 from simet_cache.policy import FeatureCachePolicy, refresh_requested
 from simet_cache.report.results import DatasetResult
-from simet_cache.skipped import without_skipped
+from simet_cache.skipped import SkippedImage, without_skipped
 from simet_cache.store import FeatureSet, FeatureStore
 from tasks.states import error_of
 
@@ -64,7 +65,8 @@ def extract(one: Any, config: EvaluationConfig, done: dict[str, DatasetResult]) 
         opened = open_dataset(one, transform=extractor.transform, home=config.cache_dir.parent / "datasets")
         suffix = extractor.suffix + opened.suffix
         key = feature_key(opened.dataset, suffix=suffix, batch_size=batch_size)
-        dataset, skipped = opened.dataset, []
+        dataset = opened.dataset
+        skipped: list[SkippedImage] = []
         if config.on_bad_image == "skip" and not config.force_recompute:
             dataset, skipped = without_skipped(store, key, dataset)
     except SimetCacheError as error:
@@ -74,7 +76,7 @@ def extract(one: Any, config: EvaluationConfig, done: dict[str, DatasetResult]) 
         return replace(done[key], name=one.name)
     state = extract_features.with_options(
         cache_policy=FeatureCachePolicy(config.cache_dir),
-        refresh_cache=True if config.force_recompute else None,
+        refresh_cache=True if config.force_recompute else NotSet,
     )(
         dataset,
         batch_size,

@@ -138,7 +138,9 @@ def test_a_lost_record_or_result_never_fails_a_task(tmp_path: Path, lost: str) -
     assert extract(loader(), return_state=True).name == "Cached"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'"x"', b'{"expiration": "x"}', b'{"storage_key": "/etc/passwd"}'])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"{", b"[]", b'"x"', b'{"expiration": "x"}', b'{"storage_key": "/etc/passwd"}']
+)
 def test_a_damaged_record_never_fails_a_task(tmp_path: Path, garbage: bytes) -> None:
     extract = make_task(tmp_path, Extractor())
     handle = extract(loader())
