@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -37,9 +38,13 @@ def print_table(results: EvaluationResults) -> None:
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, title=Text(_title(results)), title_justify="left", title_style="bold")
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number in (0, len(header) - 1) else "right", no_wrap=number > 0)
+        # in a narrow terminal headings wrap, and numbers never do
+        width = max((len(row[number].text) for row in rows), default=0) if number else 0
+        justify: Literal["left", "right"] = "left" if number in (0, len(header) - 1) else "right"
+        table.add_column(Text(name, overflow="fold"), justify=justify, min_width=width)
     for row in rows:
         table.add_row(*(_styled(cell) for cell in row))
+    console.print()
     console.print(table)
     for line in notes(results):
         console.print(Text(line), soft_wrap=True)
@@ -119,7 +124,7 @@ def _features(one: DatasetResult) -> str:
 
 
 def _styled(cell: _Cell) -> Text:
-    return Text(cell.text, style="red" if cell.broken else "bold" if cell.best else "")
+    return Text(cell.text, style="red" if cell.broken else "bold" if cell.best else "", overflow="fold")
 
 
 def _row(cells: list[str]) -> str:
