@@ -99,9 +99,6 @@ class _ArrayUnpickler(_PythonUnpickler):  # type: ignore[misc]
         except KeyError:
             self._refuse(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> NoReturn:  # noqa: ARG002 - the interface of pickle
-        self._refuse("an object kept outside of it")
-
     def get_extension(self, code: int) -> NoReturn:
         self._refuse(f"what another program registered as extension {code}")
 
@@ -162,7 +159,12 @@ class _Bounded:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
-        self.readline = file.readline
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("the file ends within a name")
+        return line
 
     def read(self, length: int) -> bytes | bytearray:
         if length > self._size:
@@ -170,8 +172,7 @@ class _Bounded:
         if length < _LONG:
             return self._file.read(length)
         data = bytearray(length)
-        if self._file.readinto(data) < length:  # type: ignore[attr-defined]
-            raise EOFError("the file ends within its longest part")
+        self._file.readinto(data)  # type: ignore[attr-defined]  # where it falls short, the next opcode is missing
         return data
 
 

@@ -6,23 +6,33 @@ Every name is resolved and every folder looked for here, before the first image 
 from __future__ import annotations
 
 import glob
-import inspect
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torchvision.datasets
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from simet_cache import extractors
+from simet_cache.datasets import torchvision_sets
 from simet_cache.datasets.digits import PARTS
 from simet_cache.datasets.folder import has_images
-from simet_cache.extractors import fid_inception, torchvision_models
 from simet_cache.errors import DatasetError, MetricError
+from simet_cache.extractors import fid_inception, torchvision_models
 from simet_cache.metrics import resolve
 
 Problem = tuple[tuple[str | int, ...], str]
@@ -34,6 +44,24 @@ def did_you_mean(word: object, known: Iterator[str] | tuple[str, ...] | list[str
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def _raise(problems: Iterable[Problem]) -> None:
+    """One error for all problems below the value that is being validated; nothing where there are none."""
+    found = list(problems)
+    if found:
+        text = "; ".join(f"{'.'.join(map(str, place))}: {message}" for place, message in found)
+        raise PydanticCustomError("problems", "{text}", {"text": text, "problems": found})
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, found {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]  # or else true and false count as 1 and 0
+Number = Annotated[float, BeforeValidator(_no_truth)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
@@ -41,8 +69,8 @@ class _Model(BaseModel):
 class SubsetConfig(_Model):
     """So many images, drawn by a seed: always the same ones."""
 
-    size: int = Field(ge=1)
-    seed: int = 0
+    size: Whole = Field(ge=1)
+    seed: Whole = 0
 
 
 class _DatasetConfig(_Model):
@@ -59,12 +87,13 @@ class FolderConfig(_DatasetConfig):
     @field_validator("path")
     @classmethod
     def _exists(cls, path: Path) -> Path:
-        if not path.exists():
-            siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise ValueError(f"no such folder: {path}.{did_you_mean(path.name, siblings)}")
-        if not path.is_dir():
+        if os.path.isdir(path):
+            return path
+        if os.path.exists(path):
             raise ValueError(f"expected a folder of images, found a file: {path}")
-        return path
+        siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK | os.X_OK) else []
+        hint = did_you_mean(path.name, [name for name in siblings if os.path.isdir(path.parent / name)])
+        raise ValueError(f"no such folder: {path}{hint and '.' + hint}")
 
     def default_name(self) -> str:
         """The folder's own name."""
@@ -72,7 +101,10 @@ class FolderConfig(_DatasetConfig):
 
 
 class GlobConfig(_DatasetConfig):
-    """Many folders at once, each a dataset named after the part of its path that the pattern left open."""
+    """Many folders at once, each a dataset named after the part of its path that the pattern left open.
+
+    ``runs/*/samples`` finds ``runs/a/samples`` and calls it ``a``.
+    """
 
     glob: Path
     classes: bool = False
@@ -92,14 +124,17 @@ class GlobConfig(_DatasetConfig):
 
     def expand(self) -> list[FolderConfig]:
         """One dataset for each folder that matches, sorted by path."""
-        fixed = Path(*(part for part in _fixed_parts(self.glob)))
+        before = len(list(_fixed_parts(self.glob.parts)))
+        after = len(list(_fixed_parts(self.glob.parts[before:][::-1])))
         return [
-            FolderConfig(name=str(path.relative_to(fixed)).replace("/", "_"), path=path, **self._shared())
+            FolderConfig(
+                name="_".join(path.parts[before : len(path.parts) - after]) or path.resolve().name,
+                path=path,
+                subset=self.subset,
+                classes=self.classes,
+            )
             for path in _folders(self.glob)
         ]
-
-    def _shared(self) -> dict[str, Any]:
-        return {"subset": self.subset, "classes": self.classes}
 
 
 class TorchvisionConfig(_DatasetConfig):
@@ -112,18 +147,15 @@ class TorchvisionConfig(_DatasetConfig):
     @field_validator("torchvision")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in torchvision.datasets.__all__:
-            known = did_you_mean(name, torchvision.datasets.__all__)
-            raise ValueError(f"torchvision has no dataset {name!r}.{known}")
+        known = torchvision_sets.names()
+        if name not in known:
+            raise ValueError(f"torchvision has no dataset {name!r}.{did_you_mean(name, known)}")
         return name
 
     @model_validator(mode="after")
     def _takes_split(self) -> TorchvisionConfig:
-        taken = inspect.signature(getattr(torchvision.datasets, self.torchvision)).parameters
-        if self.split is not None and not {"split", "train"} & taken.keys():
-            raise ValueError(f"torchvision's {self.torchvision} has no splits; leave out 'split'")
-        if "train" in taken and self.split not in (None, "train", "test"):
-            raise ValueError(f"split: torchvision's {self.torchvision} has 'train' and 'test', found {self.split!r}")
+        problem = torchvision_sets.split_problem(self.torchvision, self.split)
+        _raise([(("split",), problem)] if problem else [])
         return self
 
     def default_name(self) -> str:
@@ -135,7 +167,7 @@ class DigitsConfig(_DatasetConfig):
     """A part of scikit-learn's handwritten digits, written once as a folder of PNG images."""
 
     digits: str
-    seed: int = Field(default=0, ge=0)
+    seed: Whole = Field(default=0, ge=0)
 
     @field_validator("digits")
     @classmethod
@@ -149,7 +181,7 @@ class DigitsConfig(_DatasetConfig):
         return self.digits
 
 
-_KINDS: dict[str, type[_DatasetConfig]] = {
+KINDS: dict[str, type[_DatasetConfig]] = {
     "path": FolderConfig,
     "glob": GlobConfig,
     "torchvision": TorchvisionConfig,
@@ -158,7 +190,7 @@ _KINDS: dict[str, type[_DatasetConfig]] = {
 
 
 def _kind(value: Any) -> str | None:
-    for kind, model in _KINDS.items():
+    for kind, model in KINDS.items():
         if isinstance(value, model) or (isinstance(value, dict) and kind in value):
             return kind
     return None
@@ -192,13 +224,13 @@ class ExtractorConfig(_Model):
 
     name: str = "inception_v3"
     weights: str = "default"
-    seed: int = 0
-    image_size: int | None = Field(default=None, ge=8)
+    seed: Whole = 0
+    image_size: Whole | None = Field(default=None, ge=8)
     layer: str | None = None
     precision: Literal["float32", "amp"] = "float32"
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: Whole = Field(default=128, ge=1)
     device: str = "auto"
-    workers: int | None = Field(default=None, ge=0)
+    workers: Whole | None = Field(default=None, ge=0)
 
     @property
     def weights_file(self) -> Path | None:
@@ -216,9 +248,10 @@ class ExtractorConfig(_Model):
     @field_validator("weights")
     @classmethod
     def _there(cls, weights: str) -> str:
-        if weights not in ("default", "random") and not Path(weights).is_file():
+        if weights not in ("default", "random") and not os.path.isfile(weights):
             hint = did_you_mean(Path(weights).name, ("default", "random"))
-            raise ValueError(f"expected 'default', 'random' or a file of weights; no such file: {weights}.{hint}")
+            found = f"no such file: {weights}{hint and '.' + hint}"
+            raise ValueError(f"expected 'default', 'random' or a file of weights; {found}")
         return weights
 
     @field_validator("device")
@@ -231,27 +264,31 @@ class ExtractorConfig(_Model):
     @field_validator("layer", mode="before")
     @classmethod
     def _layer_as_text(cls, layer: Any) -> Any:
-        return str(layer) if isinstance(layer, int) else layer  # YAML reads 2048 as a number
+        number = isinstance(layer, int) and not isinstance(layer, bool)
+        return str(layer) if number else layer  # YAML reads 2048 as a number
 
     @model_validator(mode="after")
     def _options_fit(self) -> ExtractorConfig:
-        if self.image_size is not None and self.name in (fid_inception.NAME, torchvision_models.INCEPTION):
-            raise ValueError(f"image_size: {self.name} always sees 299 pixels; leave it out")
-        if self.layer is not None and self.name != fid_inception.NAME:
-            raise ValueError(f"layer: only {fid_inception.NAME} has layers to choose from")
-        if self.layer is not None and self.layer not in fid_inception.LAYERS:
-            raise ValueError(f"layer: {fid_inception.NAME} has {', '.join(fid_inception.LAYERS)}; found {self.layer!r}")
-        if self.seed and self.weights != "random":
-            raise ValueError("seed: only 'weights: random' has a seed")
+        _raise(self._misfits())
         return self
+
+    def _misfits(self) -> Iterator[Problem]:
+        if self.image_size is not None and self.name in (fid_inception.NAME, torchvision_models.INCEPTION):
+            yield ("image_size",), f"{self.name} always sees 299 pixels; leave it out"
+        if self.layer is not None and self.name != fid_inception.NAME:
+            yield ("layer",), f"only {fid_inception.NAME} has layers to choose from"
+        elif self.layer is not None and self.layer not in fid_inception.LAYERS:
+            yield ("layer",), f"{fid_inception.NAME} has {', '.join(fid_inception.LAYERS)}; found {self.layer!r}"
+        if self.seed and self.weights != "random":
+            yield ("seed",), "only 'weights: random' has a seed"
 
 
 class RestraintConfig(_Model):
     """What a metric must hold, for all datasets or for those whose names match."""
 
-    lower_bound: float | None = Field(default=None, allow_inf_nan=False)
-    upper_bound: float | None = Field(default=None, allow_inf_nan=False)
-    datasets: list[str] | None = None
+    lower_bound: Number | None = Field(default=None, allow_inf_nan=False)
+    upper_bound: Number | None = Field(default=None, allow_inf_nan=False)
+    datasets: list[str] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _bounds(self) -> RestraintConfig:
@@ -266,6 +303,10 @@ class RestraintConfig(_Model):
         return self.datasets is None or any(fnmatchcase(name, pattern) for pattern in self.datasets)
 
 
+Metrics = dict[str, dict[str, Any]]
+Restraints = dict[str, RestraintConfig]
+
+
 class EvaluationConfig(_Model):
     """One evaluation: sets of images against a reference, by metrics on features, with bounds."""
 
@@ -274,8 +315,8 @@ class EvaluationConfig(_Model):
     cache_dir: Path = Path("cache/features")
     output: Path = Path("results")
     extractor: ExtractorConfig = ExtractorConfig()
-    metrics: dict[str, dict[str, Any]] = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
-    restraints: dict[str, RestraintConfig] = {}
+    metrics: Metrics = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
+    restraints: Restraints = {}
     on_bad_image: Literal["stop", "skip"] = "stop"
     force_recompute: bool = False
 
@@ -283,10 +324,11 @@ class EvaluationConfig(_Model):
     @classmethod
     def _as_mapping(cls, value: Any) -> Any:
         """``[fid, {precision: {k: 5}}]`` and ``{fid: {}, precision: {k: 5}}`` say the same."""
-        if not isinstance(value, list):
-            return value
+        if not isinstance(value, (list, dict)):
+            found = "nothing" if value is None else repr(value)
+            raise ValueError(f"expected names of metrics, like [fid, kid]; found {found}")
         merged: dict[str, Any] = {}
-        for entry in value:
+        for entry in value if isinstance(value, list) else [value]:
             named = {entry: {}} if isinstance(entry, str) else entry
             if not isinstance(named, dict):
                 raise ValueError(f"expected names of metrics, or mappings of a name to parameters; found {entry!r}")
@@ -296,19 +338,40 @@ class EvaluationConfig(_Model):
                 merged[name] = {} if parameters is None else parameters
         return merged
 
-    @model_validator(mode="after")
-    def _names_resolve(self) -> EvaluationConfig:
-        datasets = [one for entry in self.datasets for one in (entry.expand() if isinstance(entry, GlobConfig) else [entry])]
-        named = [one if one.name else one.model_copy(update={"name": one.default_name()}) for one in datasets]
-        problems = [*_metric_problems(self.metrics), *_name_problems(self, [one.name for one in named])]
-        problems += _empty_reference(self.reference)
-        if problems:
-            text = "; ".join(f"{'.'.join(map(str, place))}: {message}" for place, message in problems)
-            raise PydanticCustomError("names", "{text}", {"text": text, "problems": problems})
-        reference = self.reference.model_copy(update={"name": self.reference.name or self.reference.default_name()})
-        for field, value in {"datasets": named, "reference": reference}.items():
-            object.__setattr__(self, field, value)  # frozen for everyone else
-        return self
+    @field_validator("reference")
+    @classmethod
+    def _has_images(cls, reference: Any) -> Any:
+        _raise(_empty_reference(reference))
+        return _named(reference)
+
+    @field_validator("datasets")
+    @classmethod
+    def _expanded(cls, entries: list[Any]) -> list[Any]:
+        datasets: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for number, entry in enumerate(entries):
+            for one in map(_named, entry.expand() if isinstance(entry, GlobConfig) else [entry]):
+                if one.name in datasets:
+                    problems.append(((number,), f"two datasets are called {one.name!r}; give them a 'name' each"))
+                datasets[one.name] = one
+        _raise(problems)
+        return list(datasets.values())
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: Metrics) -> Metrics:
+        _raise(_metric_problems(metrics))
+        return metrics
+
+    @field_validator("restraints")
+    @classmethod
+    def _about_something(cls, restraints: Restraints, info: ValidationInfo) -> Restraints:
+        _raise(_restraint_problems(restraints, info.data.get("metrics"), info.data.get("datasets")))
+        return restraints
+
+
+def _named(dataset: Any) -> Any:
+    return dataset if dataset.name else dataset.model_copy(update={"name": dataset.default_name()})
 
 
 def _empty_reference(reference: Any) -> Iterator[Problem]:
@@ -316,29 +379,31 @@ def _empty_reference(reference: Any) -> Iterator[Problem]:
     if isinstance(reference, FolderConfig):
         try:
             if not has_images(reference.path):
-                yield ("reference", "path"), f"no image in {reference.path}"
+                yield ("path",), f"no image in {reference.path}"
         except DatasetError as error:
-            yield ("reference", "path"), str(error)
+            yield ("path",), str(error)
 
 
-def _metric_problems(metrics: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _metric_problems(metrics: Metrics) -> Iterator[Problem]:
     for name, parameters in metrics.items():
         try:
             resolve({name: parameters})
         except MetricError as error:
-            yield ("metrics", name), str(error)
+            yield (name,), str(error)
 
 
-def _name_problems(config: EvaluationConfig, names: list[str]) -> Iterator[Problem]:
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield ("datasets",), f"two datasets are called {name!r}; give them a 'name' each"
-    for metric, restraint in config.restraints.items():
-        place = ("restraints", metric)
-        if metric not in config.metrics:
-            yield place, f"{metric!r} is not among the metrics.{did_you_mean(metric, [*config.metrics])}"
-        for pattern in restraint.datasets or []:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                yield (*place, "datasets"), f"no dataset is called {pattern!r}.{did_you_mean(pattern, names)}"
+def _restraint_problems(
+    restraints: Restraints, metrics: Metrics | None, datasets: list[Any] | None
+) -> Iterator[Problem]:
+    """None stands for metrics and datasets that have problems of their own."""
+    for metric, restraint in restraints.items():
+        if metrics is not None and metric not in metrics:
+            yield (metric,), f"{metric!r} is not among the metrics.{did_you_mean(metric, [*metrics])}"
+        if datasets is not None:
+            names = [one.name for one in datasets]
+            for pattern in restraint.datasets or []:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    yield (metric, "datasets"), f"no dataset is called {pattern!r}.{did_you_mean(pattern, names)}"
 
 
 def _folders(pattern: Path) -> list[Path]:
@@ -346,8 +411,9 @@ def _folders(pattern: Path) -> list[Path]:
     return [path for path in found if path.is_dir() and not path.name.startswith(".")]
 
 
-def _fixed_parts(pattern: Path) -> Iterator[str]:
-    for part in pattern.parts:
-        if glob.has_magic(part):
+def _fixed_parts(parts: Iterable[str]) -> Iterator[str]:
+    """Up to the first that leaves something open; what is escaped does not."""
+    for part in parts:
+        if glob.has_magic(re.sub(r"\[[*?[]\]", "", part)):
             return
         yield part

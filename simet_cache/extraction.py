@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,9 +20,8 @@ from tqdm import tqdm
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DatasetError, ExtractorError, ImageReadError
 from simet_cache.extractors import make_extractor
-from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key, resolve_subset
-from simet_cache.skipped import SkippedImage, remember_skipped
+from simet_cache.skipped import SkippedImage, fingerprint_of, remember_skipped
 from simet_cache.store import FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
@@ -91,10 +90,8 @@ def extract_to_store(
         ordered, files = in_key_order(dataset)
         print_before = _fingerprint(ordered, files)
         started = time.perf_counter()
-        features, bad = extract(ordered, config=config, name=name)
+        features, bad = extract(ordered, config=config, skip=on_bad_image == "skip", name=name)
         seconds = time.perf_counter() - started
-        if bad and on_bad_image != "skip":
-            raise bad[0][1]
         log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
         details = {
             "dataset": {"name": name, "root": _root(ordered), "fingerprint": print_before},
@@ -134,11 +131,11 @@ def _root(dataset: Any) -> str | None:
 
 
 def _fingerprint(dataset: Any, files: list[str] | None) -> str:
-    return "unknown" if files is None else fingerprint(resolve_subset(dataset)[0].root, files)
+    return "unknown" if files is None else fingerprint_of(resolve_subset(dataset)[0].root, files)
 
 
 def extract(
-    dataset: Dataset[Any], *, config: ExtractorConfig, name: str = "dataset"
+    dataset: Dataset[Any], *, config: ExtractorConfig, skip: bool = False, name: str = "dataset"
 ) -> tuple[FloatArray, list[tuple[int, ImageReadError]]]:
     """Run a model over a dataset, in its order.
 
@@ -146,6 +143,7 @@ def extract(
         float32 features (N, D) of the images that can be read, and the others' positions with their errors.
 
     Raises:
+        ImageReadError: An image cannot be read, and bad ones are not to be skipped.
         DatasetError: No image can be read.
         ExtractorError: The model cannot be had.
     """
@@ -158,6 +156,8 @@ def extract(
     filled = 0
     with _inference(device, config), tqdm(total=total, desc=name, unit="img", disable=None, leave=False) as bar:
         for batch in _loader(dataset, config, device):
+            if batch.bad and not skip:
+                raise batch.bad[0][1]
             bad += batch.bad
             for images in _micro_batches(batch.images, device):
                 rows = model(images.to(device, non_blocking=True, memory_format=torch.channels_last)).float()
@@ -214,14 +214,14 @@ def _micro_batches(images: torch.Tensor | list[torch.Tensor], device: torch.devi
     size = len(images)
     if device.type == "cpu":
         size = max(8, _CPU_PIXELS // (images.shape[-1] * images.shape[-2]))
-    yield from images.split(size) if len(images) else ()
+    yield from torch.split(images, size) if len(images) else ()
 
 
 def _loader(dataset: Dataset[Any], config: ExtractorConfig, device: torch.device) -> DataLoader[Any]:
     workers = config.workers
     if workers is None:
         # the CPU's cores belong to the model; next to an accelerator they have nothing else to do
-        spare = 0 if device.type == "cpu" else (os.cpu_count() or 1)
+        spare = 0 if device.type == "cpu" else _cpus()
         workers = min(spare, 16, len(dataset) // _IMAGES_PER_WORKER)  # type: ignore[arg-type]
     return DataLoader(
         _Readable(dataset),
@@ -230,6 +230,11 @@ def _loader(dataset: Dataset[Any], config: ExtractorConfig, device: torch.device
         pin_memory=device.type == "cuda",
         collate_fn=_collate,
     )
+
+
+def _cpus() -> int:
+    """That this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Readable(Dataset[Any]):
@@ -257,5 +262,3 @@ def _collate(items: list[tuple[int, Any]]) -> Batch:
     if len({image.shape for image in images}) == 1:
         return Batch(torch.stack(images), bad)
     return Batch(images, bad)
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader
 
 from simet_cache.errors import KeyInputError
 from simet_cache.key import feature_key
@@ -26,19 +26,13 @@ def expected_rows(loader: DataLoader[Any]) -> int | None:
     """How many items a loader gives in one pass, ``drop_last`` considered.
 
     Returns:
-        None where it cannot be known without iterating: a batch sampler or sampler of the user's own without a length.
+        None where it cannot be known without iterating: without automatic batching, where an item may be a batch or a
+        single row, and with a batch sampler of the user's own or a sampler without a length.
     """
     batches = loader.batch_sampler
-    if loader.batch_size is None and type(batches) is not BatchSampler:
-        # batch_size=None turns batching off (no batch sampler at all), or the user wrote a batch sampler
-        return _size(loader.sampler) if batches is None and not isinstance(loader.dataset, IterableDataset) else None
-    if not isinstance(batches, BatchSampler):
+    if type(batches) is not BatchSampler:
         return None
-    rows = _size(batches.sampler)
+    rows = len(batches.sampler) if isinstance(batches.sampler, Sized) else None
     if rows is None or not batches.drop_last:
         return rows
     return rows - rows % batches.batch_size
-
-
-def _size(sampler: object) -> int | None:
-    return len(sampler) if isinstance(sampler, Sized) else None

@@ -7,17 +7,20 @@ new file makes the list void.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
 
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import resolve_subset
-from simet_cache.store import FeatureStore, write_atomically
+from simet_cache.store import FeatureStore, reported, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,17 @@ class SkippedImage:
 
     path: str
     reason: str
+
+
+def fingerprint_of(root: str | Path, files: Sequence[str]) -> str:
+    """The fingerprint of a dataset's files, of which some may be missing, like links that lead nowhere."""
+    try:
+        return fingerprint(Path(root), files)
+    except OSError:
+        missing = {name for name in files if not os.path.exists(os.path.join(root, name))}
+        gone = hashlib.sha256("\0".join(sorted(missing)).encode(errors="surrogateescape")).hexdigest()
+        present = [name for name in files if name not in missing]
+        return f"{fingerprint(Path(root), present)} without {gone[:32]}"
 
 
 def remember_skipped(
@@ -41,13 +55,17 @@ def remember_skipped(
         positions: Of the bad images, in the order of the key.
         skipped: What and why, one for each position.
         print_: The fingerprint of the dataset's files.
+
+    Raises:
+        StoreError: It cannot be written.
     """
     record = {
         "fingerprint": print_,
         "skipped": [{"position": p, **asdict(s)} for p, s in zip(positions, skipped, strict=True)],
     }
     path = store.path(key).with_suffix(".skipped.json")
-    write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
+    with reported(f"cannot write {path}"):
+        write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
 
 
 def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, list[SkippedImage]]:
@@ -59,8 +77,7 @@ def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, l
         dataset: A dataset, or a Subset of one; only where the innermost dataset has ``files`` is anything known of it.
 
     Returns:
-        ``dataset`` itself and an empty list where nothing was remembered, or the files have changed since, or nobody can
-        tell.
+        ``dataset`` itself and an empty list where nothing was remembered, or the files may have changed since.
     """
     try:
         record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
@@ -75,6 +92,6 @@ def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, l
     if not hasattr(base, "files"):
         return dataset, []
     ascending = sorted(range(len(base)) if indices is None else indices)
-    if record.get("fingerprint") != fingerprint(base.root, [base.files[index] for index in ascending]):
+    if record.get("fingerprint") != fingerprint_of(base.root, [base.files[index] for index in ascending]):
         return dataset, []
     return Subset(base, [index for position, index in enumerate(ascending) if position not in bad]), skipped

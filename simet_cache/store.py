@@ -330,8 +330,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> os.stat_r
             file.flush()
             os.fsync(file.fileno())
             status = os.fstat(file.fileno())
-        os.chmod(name, 0o666 & ~_UMASK)
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~_UMASK)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

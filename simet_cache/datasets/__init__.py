@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,4 +77,5 @@ def _drawn(dataset: Any, subset: SubsetConfig | None, name: str) -> Any:
         return dataset
     if subset.size > len(dataset):
         raise DatasetError(f"{name}: a subset of {subset.size} images was asked for, and there are {len(dataset)}")
-    return Subset(dataset, sorted(random.Random(subset.seed).sample(range(len(dataset)), subset.size)))
+    drawn = random.Random(subset.seed).sample(range(len(dataset)), subset.size)  # noqa: S311 - no secret
+    return Subset(dataset, sorted(drawn))

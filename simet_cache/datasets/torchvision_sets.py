@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,35 @@ from torchvision.transforms import Compose
 
 from simet_cache.datasets.images import to_rgb
 from simet_cache.errors import DatasetError
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The datasets that this torchvision has."""
+    kinds = {name: getattr(torchvision.datasets, name) for name in torchvision.datasets.__all__}
+    return tuple(name for name, kind in kinds.items() if isinstance(kind, type) and name != "VisionDataset")
+
+
+def split_problem(name: str, split: str | None) -> str | None:
+    """What is wrong with asking a dataset for a split, in one sentence; None where nothing is known to be wrong."""
+    kind = getattr(torchvision.datasets, name)
+    taken = inspect.signature(kind).parameters
+    if "split" in taken:
+        return _wrong_split(kind, split)
+    if "train" in taken:
+        return None if split in (None, "train", "test") else f"torchvision's {name} has train and test, found {split!r}"
+    return None if split is None else f"torchvision's {name} has no splits; leave it out"
+
+
+def _wrong_split(kind: Any, split: str | None) -> str | None:
+    options = {"split": split} if split else {}
+    try:
+        kind(root=f"{os.devnull}/none", **options)  # where nothing is, nor can be made
+    except (TypeError, ValueError) as error:  # what it says before it looks for its files
+        return f"torchvision's {kind.__name__}: {error}"
+    except Exception:
+        return None
+    return None
 
 
 def open_torchvision(name: str, root: Path, split: str | None, transform: Callable[[Any], Any]) -> tuple[Any, str]:

@@ -54,5 +54,5 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
 
 def frechet_label(suffix: str) -> str:
     """``FID`` on the features of an Inception with its published weights, ``FD (<suffix>)`` on all others."""
-    plain = suffix.split("@")[0].removesuffix("+amp")
+    plain = suffix.partition("@")[0].removesuffix("+amp")
     return "FID" if plain in _INCEPTION_SUFFIXES else f"FD ({suffix})"

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "fid_inception"
 LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
-URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
 def suffix(config: ExtractorConfig) -> str:
@@ -44,7 +42,8 @@ def transform(_: ExtractorConfig) -> Any:
 
 def to_uint8(image: Image.Image) -> torch.Tensor:
     """RGB image -> uint8 tensor (3, H, W)."""
-    return F.pil_to_tensor(image)
+    pixels: torch.Tensor = F.pil_to_tensor(image)
+    return pixels
 
 
 def build(config: ExtractorConfig) -> nn.Module:
@@ -63,9 +62,10 @@ def build(config: ExtractorConfig) -> nn.Module:
         model = _unloaded(layer)
         w.load_into(model, state, str(path or NAME))
     for block in model.modules():
-        if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
-            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
-    return _FirstOutput(model).eval().requires_grad_(False)
+        conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv, block.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return _FirstOutput(model).eval().requires_grad_(requires_grad=False)
 
 
 def _unloaded(layer: str) -> nn.Module:
@@ -76,7 +76,9 @@ def _unloaded(layer: str) -> nn.Module:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise ExtractorError(f"the extractor {NAME} needs the package torch-fidelity: pip install torch-fidelity") from error
+        raise ExtractorError(
+            f"the extractor {NAME} needs the package torch-fidelity: pip install torch-fidelity"
+        ) from error
 
     class Unloaded(FeatureExtractorInceptionV3):  # type: ignore[misc]  # the package has no types
         def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:

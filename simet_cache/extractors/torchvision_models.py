@@ -72,9 +72,10 @@ def build(config: ExtractorConfig) -> nn.Module:
         path = config.weights_file
         state = w.read_file(path) if path else w.download(_weights(config.name).url)
         w.load_into(model, w.renamed(state, _modern), str(path or config.name))
-    fused: nn.Module = fuse(model.eval()).requires_grad_(False)
+    model.eval()
     if config.image_size:
-        _try_out(fused, config)
+        _try_out(model, config)
+    fused: nn.Module = fuse(model).eval().requires_grad_(requires_grad=False)
     return fused
 
 
@@ -90,7 +91,7 @@ def _try_out(model: nn.Module, config: ExtractorConfig) -> None:
         with torch.inference_mode():
             model(torch.zeros(1, 3, size, size))  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
-        raise ExtractorError(f"{config.name} cannot work on images of {size} pixels; choose another image_size") from error
+        raise ExtractorError(f"{config.name} cannot work on images of {size} pixels; use another image_size") from error
 
 
 def _headless(config: ExtractorConfig) -> nn.Module:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ def renamed(state: StateDict, rename: Callable[[str], str]) -> StateDict:
     """A state dict under other names, with the versions of its modules, by which models read old files."""
     result = OrderedDict((rename(name), value) for name, value in state.items())
     versions = getattr(state, "_metadata", {})
-    result._metadata = {rename(name): value for name, value in versions.items()}  # type: ignore[attr-defined]
+    vars(result)["_metadata"] = {rename(name): value for name, value in versions.items()}
     return result
 
 

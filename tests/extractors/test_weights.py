@@ -1,0 +1,376 @@
+"""Weights: safe to read, and either all there or one sentence about what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+import subprocess
+import sys
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model, resnet18
+from torchvision.models.densenet import DenseNet
+from torchvision.models.vision_transformer import VisionTransformer
+
+from simet_cache.config import ExtractorConfig
+from simet_cache.errors import WeightsError
+from simet_cache.extractors import torchvision_models
+from simet_cache.extractors import weights as w
+
+URL = "https://weights.invalid/models/tiny-0123abcd.pth"
+
+
+class Touch:
+    """Runs a command where it is unpickled without restriction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def layers() -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)))
+
+
+def saved(path: Path, value: object) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Reading a file
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_state_dict_as_training_scripts_save_it(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
+    model = layers()
+    state: Any = {prefix + name: value for name, value in model.state_dict().items()}
+    path = saved(tmp_path / "w.pth", {wrapper: state, "epoch": 3, "args": {"lr": 0.1}} if wrapper else state)
+    assert equal(w.read_file(path), model.state_dict())
+
+
+def test_data_parallel_keeps_the_versions_of_its_modules(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", nn.DataParallel(layers()).state_dict())
+    assert w.read_file(path)._metadata == layers().state_dict()._metadata  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_malicious_file_does_not_run(tmp_path: Path, wrapped: bool) -> None:
+    ran = tmp_path / "ran"
+    attack = {"state_dict": {"a": Touch(ran)}} if wrapped else Touch(ran)
+    path = saved(tmp_path / "w.pth", attack)
+    plain = tmp_path / "plain.pth"
+    plain.write_bytes(pickle.dumps(attack))
+    for file in (path, plain):
+        with pytest.raises(WeightsError, match=r"is no file of weights that can be loaded safely; expected a state dict"):
+            w.read_file(file)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ([torch.ones(2)], "holds a list; expected a state dict of tensors"),
+        (torch.ones(2), "holds a Tensor; expected a state dict of tensors"),
+        ({}, "holds a dict of something else; expected a state dict: tensors by name"),
+        ({"a": 3}, "holds a dict of something else; expected a state dict: tensors by name"),
+        ({"a": torch.ones(2), "b": [1]}, "holds a dict of something else; expected a state dict: tensors by name"),
+        ({0: torch.ones(2)}, "holds a dict of something else; expected a state dict: tensors by name"),
+    ],
+)
+def test_a_file_that_holds_something_else(tmp_path: Path, value: object, found: str) -> None:
+    path = saved(tmp_path / "w.pth", value)
+    with pytest.raises(WeightsError) as caught:
+        w.read_file(path)
+    assert str(caught.value) == f"{path} {found}"
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(40), bytes(range(256))])
+def test_a_file_that_is_no_such_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="is no file of weights that can be loaded safely"):
+        w.read_file(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        w.read_file(tmp_path / "w.pth")
+    assert str(caught.value) == f"cannot read the weights file {tmp_path}/w.pth: No such file or directory"
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_damaged_files_give_a_sentence_or_tensors(tmp_path: Path, modern: bool) -> None:
+    """Damaged bytes make torch's unpickler raise almost anything, IndexError and struct.error among it."""
+    path = tmp_path / "w.pth"
+    torch.save(layers().state_dict(), path, _use_new_zipfile_serialization=modern)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    failures = 0
+    for attempt in range(300):
+        damaged = bytearray(whole[: rng.randrange(len(whole))] if attempt % 3 == 0 else whole)
+        for _ in range(rng.choice([1, 2, 5])):
+            if damaged:
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                w.read_file(path)
+        except WeightsError:
+            failures += 1
+    assert failures > 100
+
+
+# Loading into a model
+
+
+def test_what_the_model_lacks_is_left_out(tmp_path: Path) -> None:
+    """A fine-tuned head has other classes, and is not there any more."""
+    model, tuned = resnet18(), resnet18(num_classes=10)
+    model.fc = nn.Identity()
+    w.load_into(model, w.read_file(saved(tmp_path / "w.pth", tuned.state_dict())), "tuned")
+    assert equal(model.state_dict(), {k: v for k, v in tuned.state_dict().items() if not k.startswith("fc.")})
+
+
+def test_old_files_do_not_count_batches() -> None:
+    old = {name: value for name, value in layers().state_dict().items() if "num_batches" not in name}
+    model = layers()
+    w.load_into(model, old, "old")
+    assert equal({name: model.state_dict()[name] for name in old}, old)
+
+
+def test_missing_tensors() -> None:
+    state = layers().state_dict()
+    del state["conv.weight"], state["norm.running_var"]
+    with pytest.raises(WeightsError) as caught:
+        w.load_into(layers(), state, "here.pth")
+    assert str(caught.value) == "the weights of here.pth lack 2 of 7 tensors, first 'conv.weight'"
+
+
+def test_tensors_of_another_shape() -> None:
+    state = layers().state_dict()
+    state["conv.weight"] = torch.zeros(4, 1, 1, 1)
+    with pytest.raises(WeightsError) as caught:
+        w.load_into(layers(), state, "here.pth")
+    assert str(caught.value) == (
+        "the weights of here.pth do not fit: 'conv.weight' has shape (4, 1, 1, 1), expected (4, 3, 1, 1)"
+    )
+
+
+def test_weights_of_another_model() -> None:
+    with pytest.raises(WeightsError, match=r"the weights of x lack \d+ of \d+ tensors, first 'features.0.0.weight'"):
+        w.load_into(get_model("mobilenet_v3_small", weights=None), resnet18().state_dict(), "x")
+
+
+def test_the_names_of_published_vision_transformers() -> None:
+    """Their files are older than the modules; the model renames what it is given."""
+    torch.manual_seed(0)
+    model = VisionTransformer(image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16)
+    published = {
+        name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): torch.rand_like(value)
+        for name, value in model.state_dict().items()
+    }
+    assert sum("linear_" in name for name in published) == 4
+    w.load_into(model, published, "published")
+    loaded = model.state_dict()
+    assert torch.equal(
+        loaded["encoder.layers.encoder_layer_0.mlp.3.weight"],
+        published["encoder.layers.encoder_layer_0.mlp.linear_2.weight"],
+    )
+
+
+def test_mnasnet_reads_the_version_of_its_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = get_model("mnasnet0_5", weights=None)
+    path = saved(tmp_path / "w.pth", published.state_dict())
+    model = get_model("mnasnet0_5", weights=None)
+    w.load_into(model, w.read_file(path), str(path))
+    assert equal(model.state_dict(), published.state_dict())
+    with pytest.raises(WeightsError, match="do not fit: version should be set to 1 or 2 instead of None"):
+        w.load_into(model, dict(published.state_dict()), str(path))
+
+
+def test_the_names_of_published_densenets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their files have dots where module names must not have them any more."""
+
+    def tiny(name: str, *, weights: None) -> DenseNet:
+        return DenseNet(growth_rate=4, block_config=(2, 1), num_init_features=8)
+
+    monkeypatch.setattr(torchvision_models, "get_model", tiny)
+    torch.manual_seed(0)
+    model = tiny("densenet121", weights=None).eval()
+    old = {
+        name.replace(".norm1.", ".norm.1.")
+        .replace(".conv1.", ".conv.1.")
+        .replace(".norm2.", ".norm.2.")
+        .replace(".conv2.", ".conv.2."): value
+        for name, value in model.state_dict().items()
+    }
+    path = saved(tmp_path / "w.pth", old)
+    built = torchvision_models.build(ExtractorConfig(name="densenet121", weights=str(path)))
+    model.classifier = nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(built(images), model(images), rtol=1e-5, atol=1e-6)
+
+
+# Downloading
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub folder of torch's, and no network."""
+
+    def urlopen(request: Any, *args: Any, **kwargs: Any) -> None:
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_without_a_network_the_three_ways_out_are_named(hub: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        w.download(URL)
+    assert str(caught.value) == (
+        f"cannot download the weights from {URL} (<urlopen error Temporary failure in name resolution>)."
+        f" Three ways out: put the file tiny-0123abcd.pth into {hub};"
+        " name a local copy with 'weights: path/to/tiny-0123abcd.pth' under 'extractor';"
+        " or use 'weights: random', which needs no download (its values do not compare with published ones)"
+    )
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError(), EOFError(), ValueError("x")])
+def test_a_network_may_fail_in_many_ways(hub: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def urlopen(request: Any, *args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    with pytest.raises(WeightsError, match="Three ways out"):
+        w.download(URL)
+
+
+def test_a_file_that_is_there_needs_no_network(hub: Path) -> None:
+    state = layers().state_dict()
+    saved(hub / "tiny-0123abcd.pth", state)
+    assert equal(w.download(URL), state)
+
+
+def test_a_damaged_or_malicious_file_in_the_hub_folder(hub: Path, tmp_path: Path) -> None:
+    file = hub / "tiny-0123abcd.pth"
+    for content in (b"", b"PK\x03\x04", pickle.dumps(Touch(tmp_path / "ran"))):
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match="is damaged .*; remove it, so that it is downloaded again") as caught:
+            w.download(URL)
+        assert str(caught.value).startswith(str(file))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_download_is_checked_against_its_name(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name holds the head of the digest; a file with another one is not kept."""
+    state = layers().state_dict()
+    path = saved(tmp_path / "served.pth", state)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr("torch.hub.urlopen", lambda request, *_, **__: ServedFile(path))
+    assert equal(w.download(f"https://weights.invalid/good-{digest[:8]}.pth"), state)
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        w.download(URL)
+    assert [file.name for file in hub.iterdir()] == [f"good-{digest[:8]}.pth"]
+
+
+class ServedFile:
+    """What urlopen gives for a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self.headers = {"Content-Length": str(path.stat().st_size)}
+        self.read = self._file.read
+        self.close = self._file.close
+
+    def info(self) -> ServedFile:
+        return self
+
+    def get_all(self, name: str) -> list[str]:
+        return [self.headers[name]]
+
+    def __enter__(self) -> ServedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# Random numbers
+
+
+def test_seeded_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = w.seeded(1, lambda: torch.rand(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(w.seeded(1, lambda: torch.rand(3)), first)
+    assert not torch.equal(w.seeded(2, lambda: torch.rand(3)), first)
+
+
+_DIGEST = """
+import hashlib, torch
+from simet_cache.config import ExtractorConfig
+from simet_cache.extractors import make_extractor
+model = make_extractor(ExtractorConfig(name="mobilenet_v3_small", weights="random", seed=3)).build()
+print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest())
+"""
+
+
+def test_random_weights_are_the_same_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    exec(_DIGEST, {})
+    torch.manual_seed(2)
+    exec(_DIGEST, {})
+    done = subprocess.run(
+        [sys.executable, "-c", _DIGEST],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    digests = {*capsys.readouterr().out.split(), done.stdout.strip()}
+    assert len(digests) == 1
+
+
+# Suffixes
+
+
+def test_a_copy_of_the_official_file_adds_nothing_and_another_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert w.suffix_part(path, f"https://x/y/name_v2-{digest[:8]}.pth") == ""
+    assert w.suffix_part(path, f"https://x/y/name_v2-{digest[:10]}.pth") == ""
+    assert w.suffix_part(path, URL) == f"_w{digest[:8]}"
+    assert w.suffix_part(path, "https://x/y/name.pth") == f"_w{digest[:8]}"
+    path.write_bytes(b"weighty")
+    assert w.suffix_part(path, URL) == f"_w{hashlib.sha256(b'weighty').hexdigest()[:8]}"
+
+
+def test_the_digest_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"cannot read the weights file .*gone.pth: No such file or directory"):
+        w.suffix_part(tmp_path / "gone.pth", URL)
