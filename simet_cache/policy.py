@@ -12,6 +12,9 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -33,6 +36,7 @@ from simet_cache.loaders import expected_rows, loader_key
 from simet_cache.store import FeatureSet, FeatureStore, write_atomically
 
 P = ParamSpec("P")
+log = logging.getLogger(__name__)
 
 
 class FeatureCachePolicy(CachePolicy):
@@ -40,7 +44,7 @@ class FeatureCachePolicy(CachePolicy):
 
     For tasks that put features into ``FeatureStore(cache_dir)`` under that key and return their ``FeatureSet`` (or a
     small JSON value). An entry that no task has recorded, like a file of ``simet``, is handed on as its ``FeatureSet``.
-    Where the inputs allow no key, the task runs uncached, and a warning says why.
+    Where the inputs allow no key, nothing is cached, and a warning says why.
 
     Args:
         cache_dir: The folder of the features.
@@ -59,7 +63,8 @@ class FeatureCachePolicy(CachePolicy):
         batch_size: str = "batch_size",
         suffix: str = "suffix",
     ) -> None:
-        super().__init__(key_storage=_Records(cache_dir=str(Path(cache_dir).expanduser().absolute())))
+        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        super().__init__(key_storage=_Records(cache_dir=str(self.cache_dir)))
         self.loader = loader
         self.dataset = dataset
         self.batch_size = batch_size
@@ -77,14 +82,14 @@ class FeatureCachePolicy(CachePolicy):
             key, rows = self.key_and_rows(inputs)
         except KeyInputError as error:
             if task_ctx is not None:
-                get_run_logger(task_ctx).warning("This task runs uncached: %s", error)
+                get_run_logger(task_ctx).warning("This task has no cache key: %s", error)
             return None
-        records = self.key_storage
-        if isinstance(records, _Records) and task_ctx is not None:
-            records.expect(key, rows)
+        if task_ctx is not None:
             # A policy can say where Prefect keeps its records, but not its results; the run's own result store can.
+            records = _Records(cache_dir=str(self.cache_dir), key=key, rows=rows)
             store = task_ctx.result_store
-            store.result_storage = _Results(basepath=str(records.results))
+            store.metadata_storage = records
+            store.result_storage = _Results.of(records)
             store.serializer = FeatureResultSerializer()
             store.cache_result_in_memory = False
         return key
@@ -108,6 +113,16 @@ class FeatureCachePolicy(CachePolicy):
         dataset = inputs[self.dataset]
         return feature_key(dataset, suffix=suffix, batch_size=inputs[self.batch_size]), len(dataset)
 
+    def configure(self, *args: Any, **options: Any) -> FeatureCachePolicy:
+        """A copy with another isolation level or lock manager; the place of the records is not to be chosen.
+
+        Raises:
+            TypeError: ``key_storage`` is given.
+        """
+        if args or options.get("key_storage") is not None:
+            raise TypeError("FeatureCachePolicy keeps its records with the features; key_storage cannot be chosen")
+        return super().configure(**options)
+
     def __add__(self, other: CachePolicy) -> CachePolicy:
         raise TypeError(
             "FeatureCachePolicy cannot be combined with another policy: its key would no longer be the documented md5"
@@ -124,33 +139,31 @@ def feature_task(
 
     Args:
         cache_dir: The folder of the features.
-        suffix: The extractor suffix. By default the function's own parameter ``suffix`` where it has one, and else its
-            name: so that two functions on one loader never share an entry.
+        suffix: The extractor suffix, in which ``{name}`` stands for the value of a parameter, as in ``clip_{model}``.
+            By default the function's own parameter ``suffix`` where it has one, and else the function's name. Two
+            functions with one suffix share their entries.
         loader: Name of the parameter that is the ``DataLoader``; by default ``loader`` where there is one, and else the
             first.
         task_options: For ``prefect.task``: name, retries, tags, refresh_cache and so on.
 
     Raises:
-        TypeError: The function has no parameter to be the loader, or an option is not the caller's to choose.
+        TypeError: The function is async, has no parameter to be the loader, or has others that no suffix knows of; or
+            an option is not the caller's to choose.
     """
-    if reserved := {"cache_policy", "persist_result", "result_storage", "result_serializer"} & task_options.keys():
+    if reserved := _DECIDED & task_options.keys():
         raise TypeError(f"feature_task decides {', '.join(sorted(reserved))} itself")
 
     def decorate(function: Callable[P, FloatArray]) -> Task[P, FeatureSet]:
         signature = inspect.signature(function)
-        loader_name = loader or ("loader" if "loader" in signature.parameters else next(iter(signature.parameters), ""))
-        if loader_name not in signature.parameters:
-            raise TypeError(f"{function.__name__} has no parameter {loader_name or 'loader'!r} to take the DataLoader")
-        own_suffix = suffix is None and "suffix" in signature.parameters
-        constant = None if own_suffix else suffix or function.__name__
-        policy = _TaskPolicy(cache_dir, loader=loader_name, constant=constant)
+        loader_name, template = _loader_and_suffix(function, loader, suffix)
+        policy = _TaskPolicy(cache_dir, loader=loader_name, template=template)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> FeatureSet:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             key, rows = policy.key_and_rows(bound.arguments)
-            return FeatureStore(cache_dir).get_or_compute(
+            return FeatureStore(policy.cache_dir).get_or_compute(
                 key, lambda: function(*args, **kwargs), rows=rows, force=refresh_requested()
             )
 
@@ -160,16 +173,54 @@ def feature_task(
     return decorate
 
 
+_DECIDED = {
+    "cache_expiration",
+    "cache_key_fn",
+    "cache_policy",
+    "cache_result_in_memory",
+    "persist_result",
+    "result_serializer",
+    "result_storage",
+    "result_storage_key",
+}
+
+
+def _loader_and_suffix(function: Callable[..., Any], loader: str | None, suffix: str | None) -> tuple[str, str | None]:
+    """Which parameter is the loader, and the suffix; None where the function's own parameter says it."""
+    name, parameters = function.__name__, inspect.signature(function).parameters
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is async; feature_task takes an ordinary function")
+    loader = loader or ("loader" if "loader" in parameters else next(iter(parameters), "loader"))
+    if loader not in parameters:
+        raise TypeError(f"{name} has no parameter {loader!r} to take the DataLoader")
+    if suffix is not None:
+        return loader, suffix
+    if "suffix" in parameters:
+        return loader, None
+    if others := [other for other in parameters if other != loader]:
+        raise TypeError(
+            f"{name} has parameters that its key would not know: {', '.join(others)}; say what identifies its features,"
+            f" like feature_task(suffix='{name}_{{{others[0]}}}')"
+        )
+    return loader, name
+
+
 class _TaskPolicy(FeatureCachePolicy):
     """For a function whose suffix may be no parameter of its own."""
 
-    def __init__(self, cache_dir: str | Path, *, loader: str, constant: str | None) -> None:
+    def __init__(self, cache_dir: str | Path, *, loader: str, template: str | None) -> None:
         super().__init__(cache_dir, loader=loader)
-        self.constant = constant
+        self.template = template
 
     def key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
         """As above, with the suffix that was decided when the function was decorated."""
-        return super().key_and_rows(inputs if self.constant is None else {**inputs, self.suffix: self.constant})
+        if self.template is None:
+            return super().key_and_rows(inputs)
+        try:
+            suffix = self.template.format_map(inputs)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise KeyInputError(f"the suffix {self.template!r} cannot be filled in: {error!r}") from error
+        return super().key_and_rows({**inputs, self.suffix: suffix})
 
 
 def refresh_requested() -> bool:
@@ -225,12 +276,17 @@ class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised 
 
 
 class _Records(WritableFileSystem):
-    """Prefect's records of finished tasks, readable only while the store has the features."""
+    """Prefect's records of finished tasks, readable only while the store has the features.
+
+    Each task run has a copy that knows its key and rows; what the run has found to exist, it can also read.
+    """
 
     _block_type_name = "simet-cache records"
 
     cache_dir: str
-    _expected_rows: dict[str, int | None] = PrivateAttr(default_factory=dict)
+    key: str | None = None
+    rows: int | None = None
+    _hit: tuple[bytes, bytes] | None = PrivateAttr(default=None)  # record and result
 
     @property
     def records(self) -> Path:
@@ -240,65 +296,103 @@ class _Records(WritableFileSystem):
     def results(self) -> Path:
         return Path(self.cache_dir) / "prefect" / "results"
 
-    def expect(self, key: str, rows: int | None) -> None:
-        """Other numbers of rows under this key do not count."""
-        self._expected_rows[key] = rows
-
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The record of a key.
 
         Raises:
             FileNotFoundError: The features are gone, or the record's result is; Prefect takes that as a miss.
         """
-        found = FeatureStore(self.cache_dir).find(path, rows=self._expected_rows.get(path))
-        if found is None:
-            raise FileNotFoundError(f"no features for key {path} in {self.cache_dir}")
-        record, result = self.records / path, self.results / path
-        metadata = self._metadata(record)
-        if metadata is None:  # no task has recorded this entry: it is adopted
-            metadata = ResultRecordMetadata()
-            _write(result, FeatureResultSerializer().dumps(found))
-            _write(record, self._rebased(metadata, result))
-        elif isinstance(_small_result(result), FeatureSet):  # replaced or moved since: the store's word counts
-            _write(result, FeatureResultSerializer().dumps(found))
-        return self._rebased(metadata, result)
+        if path != self.key:  # of a task that is called inside of this one
+            return (self.records / path).read_bytes()
+        if self._hit is None:
+            self._hit = self._look_up(path)
+        return self._hit[0]
 
     async def aread_path(self, path: str) -> bytes:
         """The same for async tasks."""
         return self.read_path(path)
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
-        """Keep a record."""
-        _write(self.records / path, content)
+        """Keep a record, with the digest of the features that the result is about."""
+        if path == self.key and (found := FeatureStore(self.cache_dir).find(path)):
+            content = json.dumps({**json.loads(content), "digest": found.digest}).encode()
+        self._hit = None
+        _keep(self.records / path, content)
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """The same for async tasks."""
         self.write_path(path, content)
 
-    @staticmethod
-    def _metadata(record: Path) -> ResultRecordMetadata | None:
-        """Only the expiration is believed: a record may name a serializer that runs code."""
+    def result(self, path: str) -> bytes:
+        """What the task of a record returned."""
+        name = Path(path).name
+        return self._hit[1] if self._hit and name == self.key else (self.results / name).read_bytes()
+
+    def _look_up(self, key: str) -> tuple[bytes, bytes]:
+        found = FeatureStore(self.cache_dir).find(key, rows=self.rows)
+        if found is None:
+            raise FileNotFoundError(f"no features for key {key} in {self.cache_dir}")
+        handle = FeatureResultSerializer().dumps(found)
+        recorded = self._recorded(key)
+        if recorded is None:  # by no task: the entry is adopted
+            record = self._rebased(key, None)
+            _keep(self.results / key, handle)
+            _keep(self.records / key, record)
+            return record, handle
+        blob = (self.results / key).read_bytes()
         try:
-            data = json.loads(record.read_bytes())
-            return ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
+            value = FeatureResultSerializer().loads(blob)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
+        if isinstance(value, FeatureSet):  # replaced or moved since, perhaps: the store's word counts
+            if blob != handle:
+                _keep(self.results / key, handle)
+            return self._rebased(key, recorded.get("expiration")), handle
+        if recorded.get("digest") != found.digest:
+            raise FileNotFoundError(f"the result of key {key} is about features that have been replaced")
+        return self._rebased(key, recorded.get("expiration")), blob
+
+    def _recorded(self, key: str) -> dict[str, Any] | None:
+        """A record as plain values, of which few are believed: it may name a serializer that runs code."""
+        try:
+            data = json.loads((self.records / key).read_bytes())
+            ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
         except (OSError, ValueError, AttributeError):
             return None
+        return dict(data)
 
-    @staticmethod
-    def _rebased(metadata: ResultRecordMetadata, result: Path) -> bytes:
+    def _rebased(self, key: str, expiration: Any) -> bytes:
         """With our serializer, and the result where it is now: the folder may have been moved since."""
-        update = {"storage_key": str(result), "serializer": FeatureResultSerializer()}
-        return metadata.model_copy(update=update).dump_bytes()
+        result = str(self.results / key)
+        return ResultRecordMetadata(
+            storage_key=result, expiration=expiration, serializer=FeatureResultSerializer()
+        ).dump_bytes()
 
 
 class _Results(LocalFileSystem):
     """Results of tasks as files that are never seen half written, as Prefect's own storage leaves them for a moment."""
 
     _block_type_name = "simet-cache results"
+    _records: _Records = PrivateAttr()
+
+    @classmethod
+    def of(cls, records: _Records) -> _Results:
+        """The results that belong to a run's records."""
+        results = cls(basepath=str(records.results))
+        results._records = records
+        return results
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """What a task returned."""
+        return self._records.result(path)
+
+    async def aread_path(self, path: str) -> bytes:
+        """The same for async tasks."""
+        return self.read_path(path)
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result."""
-        _write(self._resolve_path(path), content)
+        _keep(self._resolve_path(path), content)
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """The same for async tasks."""
@@ -306,18 +400,29 @@ class _Results(LocalFileSystem):
         return path
 
 
-def _small_result(file: Path) -> Any:
-    """What a task returned.
-
-    Raises:
-        FileNotFoundError: It is gone, or damaged: there is nothing to hand on.
-    """
+def _keep(path: Path, content: bytes) -> None:
+    """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
     try:
-        return FeatureResultSerializer().loads(file.read_bytes())
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileNotFoundError(f"{file} is damaged: {error}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(content))
+    except OSError as error:
+        log.info("cannot keep Prefect's record %s: %s", path, error)
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(content))
+def _forget_prefects_threads() -> None:
+    """In a forked child they do not exist; waiting for them at its end, Prefect's hooks make it exit with code 1.
+
+    A DataLoader takes that for the crash of a worker, and fails.
+    """
+    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+    hooks[:] = [hook for hook in hooks if not _module_of(hook).startswith("prefect.")]
+
+
+def _module_of(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return getattr(hook, "__module__", None) or ""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_prefects_threads)

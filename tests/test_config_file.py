@@ -272,7 +272,10 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         ),
         ("on_bad_image: ignore", "on_bad_image: expected 'stop' or 'skip', found 'ignore'"),
         # extractors and what they take
-        ("extractor: {name: inception_v4}", "extractor.name: no extractor 'inception_v4'. Did you mean 'inception_v3'?"),
+        (
+            "extractor: {name: inception_v4}",
+            "extractor.name: no extractor 'inception_v4'. Did you mean 'inception_v3'?",
+        ),
         (
             "extractor: {name: zzzzzz}",
             "extractor.name: no extractor 'zzzzzz'. Use inception_v3, fid_inception or a torchvision model.",
@@ -358,7 +361,9 @@ def test_one_line_says_what_is_wrong_and_where(load: Load, added: str, line: str
 def test_an_unknown_metric(load: Load, metrics: str) -> None:
     (line,) = refused(load, f"{GOOD}metrics:\n  {metrics % 'fidd'}")
     place = "1" if metrics.startswith("[") else "fidd"
-    assert line.startswith(f"c.yaml:5: metrics.{place}: Unknown metric 'fidd'. Did you mean 'fid'? The metrics are: fid,")
+    assert line.startswith(
+        f"c.yaml:5: metrics.{place}: Unknown metric 'fidd'. Did you mean 'fid'? The metrics are: fid,"
+    )
 
 
 def test_an_unknown_parameter_of_a_metric(load: Load) -> None:
@@ -724,8 +729,9 @@ def test_an_override_that_is_wrong(load: Load, override: str, line: str) -> None
 
 @pytest.mark.parametrize("metrics", ["[fid, 3]", "[fid, [precision]]", "[precision, precision]"])
 def test_an_override_into_metrics_that_are_wrong_themselves(load: Load, metrics: str) -> None:
-    assert refused(load, f"{GOOD}metrics: {metrics}", "metrics.precision.k=5") == [
-        "--set metrics.precision.k=5: metrics is a list of 2, whose items are called 0, 1 and so on; it has no 'precision'"
+    override = "metrics.precision.k=5"
+    assert refused(load, f"{GOOD}metrics: {metrics}", override) == [
+        f"--set {override}: metrics is a list of 2, whose items are called 0, 1 and so on; it has no 'precision'"
     ]
 
 

@@ -237,9 +237,7 @@ def test_small_images_go_in_batches_as_large_as_the_loaders(store: FeatureStore,
 
 
 @pytest.mark.parametrize(("precision", "autocast"), [("float32", False), ("amp", True)])
-def test_inference_leaves_no_trace(
-    store: FeatureStore, built: list[Tiny], precision: str, autocast: bool
-) -> None:
+def test_inference_leaves_no_trace(store: FeatureStore, built: list[Tiny], precision: str, autocast: bool) -> None:
     allowed = torch.backends.cudnn.allow_tf32
     found = run(store, Items([torch.zeros(3, 4, 4)] * 4), config=config(precision=precision))
     assert built[0].circumstances == {(True, autocast, False)}
@@ -276,7 +274,7 @@ def test_another_file_of_weights_is_another_model(
     path.write_text("one")
     weights = config(weights=str(path))
     monkeypatch.setattr(
-        extraction, "make_extractor", lambda config: Extractor(make_extractor(config).suffix, Reads(), lambda: new())
+        extraction, "make_extractor", lambda config: Extractor(make_extractor(config).suffix, Reads(), new)
     )
 
     def new() -> Tiny:
@@ -411,7 +409,7 @@ def test_a_dataset_of_bad_images_alone(store: FeatureStore, tmp_path: Path) -> N
 
 
 def test_an_empty_dataset(store: FeatureStore) -> None:
-    with pytest.raises(DatasetError, match="none of the 0 images of set can be read$"):
+    with pytest.raises(DatasetError, match=r"none of the 0 images of set can be read$"):
         run(store, Items([]))
 
 
@@ -530,13 +528,11 @@ def test_the_list_of_bad_images_cannot_be_written(
     dataset = folder(tmp_path / "images", 1, 2)
     spoil(tmp_path / "images", "00.png")
     monkeypatch.setattr("simet_cache.skipped.write_atomically", full)
-    with pytest.raises(StoreError, match="skipped.json: No space left on device"):
+    with pytest.raises(StoreError, match=r"skipped\.json: No space left on device"):
         run(store, dataset, on_bad_image="skip")
 
 
-def test_no_progress_bar_in_a_pipe(
-    store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_progress_bar_in_a_pipe(store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(store, folder(tmp_path / "images", 1, 2))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")

@@ -326,7 +326,7 @@ def test_where_there_is_no_key_the_user_sees_why(
     with caplog.at_level(logging.WARNING):
         state = own(**inputs, return_state=True)
     assert state.name == "Completed"
-    warnings = [record.getMessage() for record in caplog.records if "uncached" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "no cache key" in record.getMessage()]
     assert len(warnings) == 1
     assert why in warnings[0]
     assert "Traceback" not in caplog.text

@@ -28,6 +28,7 @@ def verdict(value: float | None, lower: float | None = None, upper: float | None
         (-0.1, 0.0, None, False),  # a bound of zero is a bound
         (0.1, None, 0.0, False),
         (math.nan, 1.0, None, False),
+        (math.nan, None, None, False),
         (math.nan, None, 1.0, False),
         (math.inf, None, 1.0, False),
         (None, 1.0, None, False),

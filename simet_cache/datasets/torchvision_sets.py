@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable
@@ -36,12 +37,11 @@ def split_problem(name: str, split: str | None) -> str | None:
 
 def _wrong_split(kind: Any, split: str | None) -> str | None:
     options = {"split": split} if split else {}
-    try:
-        kind(root=f"{os.devnull}/none", **options)  # where nothing is, nor can be made
-    except (TypeError, ValueError) as error:  # what it says before it looks for its files
-        return f"torchvision's {kind.__name__}: {error}"
-    except Exception:
-        return None
+    with contextlib.suppress(Exception):  # its files are missing: the folder cannot exist
+        try:
+            kind(root=f"{os.devnull}/none", **options)
+        except (TypeError, ValueError) as error:  # what it says before it looks for them
+            return f"torchvision's {kind.__name__}: {error}"
     return None
 
 

@@ -74,7 +74,9 @@ def _unloaded(layer: str) -> nn.Module:
     Its constructor unpickles a weights file without restriction; so it is given an empty one, which it ignores.
     """
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # noqa: PLC0415 - only this extractor needs it
+            FeatureExtractorInceptionV3,
+        )
     except ImportError as error:
         raise ExtractorError(
             f"the extractor {NAME} needs the package torch-fidelity: pip install torch-fidelity"

@@ -99,8 +99,8 @@ def _headless(config: ExtractorConfig) -> nn.Module:
     # Both of the Inception models change their input by themselves when weights are given by name. simet's
     # preprocessing is for the plain model; GoogLeNet's weights need the change.
     options: dict[str, Any] = {
-        "inception_v3": {"transform_input": False, "init_weights": True},
-        "googlenet": {"transform_input": True, "init_weights": True},
+        "inception_v3": {"transform_input": False, "init_weights": config.weights == "random"},
+        "googlenet": {"transform_input": True, "init_weights": config.weights == "random"},
     }.get(name, {})
     if name.startswith("vit_"):  # one embedding for each patch, so that the size is part of the model
         options["image_size"] = config.image_size or _weights(name).transforms().crop_size[0]

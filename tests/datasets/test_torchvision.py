@@ -87,13 +87,13 @@ def test_gray_images_become_rgb(mnist: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "images", "suffix"), [(None, 3, ""), ("train", 3, ""), ("test", 2, "@test"), ("extra", 1, "@extra")]
+    ("split", "images", "suffix"), [(None, 3, ""), ("train", 3, ""), ("test", 2, "@test"), ("extra", 4, "@extra")]
 )
 def test_a_dataset_that_has_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str | None, images: int, suffix: str
 ) -> None:
     scipy_io = pytest.importorskip("scipy.io")
-    for name, count in [("train", 3), ("test", 2), ("extra", 1)]:
+    for name, count in [("train", 3), ("test", 2), ("extra", 4)]:
         arrays = {"X": np.zeros((32, 32, 3, count), np.uint8), "y": np.ones((count, 1), np.uint8)}
         scipy_io.savemat(tmp_path / f"{name}_32x32.mat", arrays)
     monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
@@ -129,15 +129,14 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     assert suffix == ""
     with pytest.raises(DatasetError) as caught:
         open_torchvision("ImageFolder", tmp_path / "cat", None, as_array)
-    assert str(caught.value) == (
-        f"torchvision's ImageFolder cannot be opened under {tmp_path}/cat: Couldn't find any class folder in {tmp_path}/cat."
-    )
+    sentence = f"torchvision's ImageFolder cannot be opened under {tmp_path}/cat: Couldn't find any class folder in "
+    assert str(caught.value).startswith(sentence)
 
 
-@pytest.mark.parametrize(("name", "split"), [("CIFAR10", "test"), ("SVHN", None), ("EMNIST", "digits"), ("QMNIST", None)])
-def test_what_is_not_there_would_be_downloaded(
-    tmp_path: Path, asked: list[str], name: str, split: str | None
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "split"), [("CIFAR10", "test"), ("SVHN", None), ("EMNIST", "digits"), ("QMNIST", None)]
+)
+def test_what_is_not_there_would_be_downloaded(tmp_path: Path, asked: list[str], name: str, split: str | None) -> None:
     with pytest.raises(DatasetError) as caught:
         open_torchvision(name, tmp_path, split, as_array)
     assert asked
@@ -185,7 +184,9 @@ def test_only_datasets_have_names() -> None:
         ("QMNIST", "test"),
     ],
 )
-def test_splits_that_there_are(name: str, split: str | None, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_that_there_are(
+    name: str, split: str | None, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert split_problem(name, split) is None
     assert asked == []  # asking costs nothing
     assert capsys.readouterr().out == ""

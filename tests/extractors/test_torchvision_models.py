@@ -33,10 +33,12 @@ def images() -> Images:
 
 @pytest.fixture(scope="module")
 def inception() -> nn.Module:
-    """torchvision's own, with statistics that are not those of an untrained model."""
+    """torchvision's own, with weights that let the differences between images through, unlike its own first ones."""
     torch.manual_seed(0)
     model = inception_v3(weights=None, init_weights=False).eval()
     for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
@@ -62,7 +64,9 @@ def features(config: ExtractorConfig, images: Images) -> torch.Tensor:
 def published(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Make a file the official one: its digest stands in the URL."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    official = SimpleNamespace(url=f"https://weights.invalid/inception_v3_google-{digest[:8]}.pth", name="IMAGENET1K_V1")
+    official = SimpleNamespace(
+        url=f"https://weights.invalid/inception_v3_google-{digest[:8]}.pth", name="IMAGENET1K_V1"
+    )
     monkeypatch.setattr(torchvision_models, "_weights", lambda name: official)
 
 
@@ -82,6 +86,7 @@ def test_inception_is_torchvisions_without_its_head_on_the_references_preprocess
     assert found.shape == (4, 2048)
     assert found.dtype == torch.float32
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert float((expected[0] - expected[1]).abs().max() / expected.abs().max()) > 0.1  # the images are told apart
 
 
 def test_inceptions_input_is_not_transformed_on_any_route(
@@ -123,12 +128,15 @@ def test_inceptions_suffix_is_the_references(weights_file: Path, monkeypatch: py
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"w.pth do not fit: 'Conv2d_1a_3x3.conv.weight' has shape \(1,\)"):
-        make_extractor(ExtractorConfig(weights=str(path))).build()
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    config = ExtractorConfig(name="resnet18", weights=str(path))
+    with pytest.raises(
+        WeightsError, match=r"w.pth do not fit: 'conv1.weight' has shape \(1,\), expected \(64, 3, 7, 7\)"
+    ):
+        make_extractor(config).build()
     torch.save({"other": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"w.pth lack \d+ of \d+ tensors, first 'Conv2d_1a_3x3.conv.weight'"):
-        make_extractor(ExtractorConfig(weights=str(path))).build()
+    with pytest.raises(WeightsError, match=r"w.pth lack \d+ of \d+ tensors, first 'conv1.weight'"):
+        make_extractor(config).build()
 
 
 # Suffixes

@@ -1,0 +1,189 @@
+"""results.json and results.csv: everything that was promised, and readable by the usual programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from simet_cache.errors import StoreError
+from simet_cache.report.files import as_csv, prepare_folder, write_files
+from simet_cache.report.results import EvaluationResults
+from simet_cache.restraints import Verdict
+
+Results = Callable[..., EvaluationResults]
+
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0)
+HELD = Verdict("mine", "precision", 0.5, 0.1, None)
+
+
+def written(results: EvaluationResults, folder: Path) -> tuple[dict[str, object], list[dict[str, str]]]:
+    write_files(results, folder)
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return json.loads((folder / "results.json").read_text(encoding="utf-8")), rows
+
+
+def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -> None:
+    skipped = ({"path": "x.png", "reason": "empty"},)
+    found = results(
+        {"mine": {"fid": 3.0, "precision": 0.5}, "other": "no image"},
+        verdicts=(BROKEN, HELD),
+        skipped=skipped,
+        warnings=("few rows",),
+    )
+    data, _ = written(found, tmp_path / "new" / "folder")
+    assert data == found.to_json() | {"restraints": data["restraints"], "datasets": data["datasets"]}
+    assert data["format"] == 1
+    assert data["passed"] is False
+    assert data["summary"] == "1 of 2 datasets measured; 1 of 2 restraints hold"
+    assert data["started_at"] == "2025-01-01T00:00:00+00:00"
+    assert data["seconds"] == 12.346
+    assert data["labels"] == {"fid": "FID", "precision": "precision"}
+    assert data["versions"] == {"torch": "2.9"}
+    assert data["config"] == {"metrics": {"fid": {}, "precision": {}}, "extractor": {"seed": 3}}
+    assert data["restraints"] == [
+        {
+            "dataset": "mine",
+            "metric": "fid",
+            "value": 3.0,
+            "lower_bound": None,
+            "upper_bound": 2.0,
+            "passed": False,
+        },
+        {
+            "dataset": "mine",
+            "metric": "precision",
+            "value": 0.5,
+            "lower_bound": 0.1,
+            "upper_bound": None,
+            "passed": True,
+        },
+    ]
+    reference, (mine, other) = data["reference"], data["datasets"]
+    assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "inception_v3", True)
+    assert reference["features"]["key"] == "a" * 32
+    assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "inception_v3", False, None)
+    assert (mine["extraction_seconds"], mine["images_per_second"], mine["metrics_seconds"]) == (1.5, 33.3, 0.25)
+    assert mine["skipped"] == [{"path": "x.png", "reason": "empty"}]
+    assert mine["features"] == {
+        "key": "b" * 32,
+        "path": "cache/b.pkl",
+        "shape": [50, 2048],
+        "dtype": "float32",
+        "digest": "b" * 32,
+    }
+    precision = mine["values"]["precision"]
+    assert precision | {"version": 0} == {
+        "value": 0.5,
+        "metric": "precision",
+        "version": 0,
+        "direction": "higher",
+        "parameters": {"k": 3},
+        "n_real": 100,
+        "n_synth": 50,
+        "width": 2048,
+        "warnings": ["few rows"],
+    }
+    assert precision["version"] >= 1
+    assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
+
+
+def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Results, tmp_path: Path) -> None:
+    _, rows = written(
+        results(
+            {"mine": {"fid": 3.0, "precision": 0.1 + 0.2}, "other": "no image", "cached": {"fid": 5.0}},
+            verdicts=(BROKEN,),
+            warnings=("few rows", "and more"),
+        ),
+        tmp_path,
+    )
+    assert [(row["dataset"], row["metric"]) for row in rows] == [
+        ("mine", "fid"),
+        ("mine", "precision"),
+        ("other", ""),
+        ("cached", "fid"),
+    ]
+    fid, precision, failed, cached = rows
+    assert fid | {"version": ""} == {
+        "dataset": "mine",
+        "metric": "fid",
+        "label": "FID",
+        "value": "3.0",
+        "direction": "lower",
+        "best": "True",
+        "passed": "False",
+        "n_real": "100",
+        "n_synth": "50",
+        "width": "2048",
+        "version": "",
+        "parameters": "{}",
+        "suffix": "inception_v3",
+        "key": "b" * 32,
+        "reference_key": "a" * 32,
+        "cached": "False",
+        "warnings": "few rows; and more",
+        "error": "",
+    }
+    assert float(precision["value"]) == 0.1 + 0.2  # to the last bit
+    assert json.loads(precision["parameters"]) == {"k": 3}
+    assert precision["passed"] == ""  # no restraint is about it
+    assert (failed["error"], failed["key"], failed["value"]) == ("no image", "", "")
+    assert (cached["cached"], cached["best"]) == ("True", "False")
+
+
+@pytest.mark.parametrize(
+    "name", ["comma, quote \" and 'more'", "two\nlines", "größe-模型", os.fsdecode(b"bad-\xff-utf8"), "=1+1", "a;b\tc"]
+)
+def test_any_name_of_a_folder_can_be_written_and_read_again(results: Results, tmp_path: Path, name: str) -> None:
+    found = results({name: {"fid": 1.0}, "failed": f"cannot read {name}\nat all"})
+    data, rows = written(found, tmp_path)
+    assert data["datasets"][0]["name"] == name
+    assert data["datasets"][1]["error"] == f"cannot read {name}\nat all"
+    assert len(rows) == 2
+    assert rows[0]["dataset"].encode() == name.encode("utf-8", "backslashreplace")
+    assert rows[0]["value"] == "1.0"
+
+
+def test_names_in_json_stay_readable(results: Results, tmp_path: Path) -> None:
+    write_files(results({"größe": {"fid": 1.0}}), tmp_path)
+    assert '"größe"' in (tmp_path / "results.json").read_text(encoding="utf-8")
+
+
+def test_results_without_a_reference(results: Results) -> None:
+    found = results({"mine": "the reference has no features"})
+    object.__setattr__(found.reference, "features", None)
+    (row,) = csv.DictReader(io.StringIO(as_csv(found)))
+    assert row["reference_key"] == ""
+
+
+def test_older_results_are_replaced_and_nothing_else_is_left(results: Results, tmp_path: Path) -> None:
+    write_files(results({"old": {"fid": 1.0}}), tmp_path)
+    data, _ = written(results({"new": {"fid": 1.0}}), tmp_path)
+    assert data["datasets"][0]["name"] == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
+
+
+def test_a_folder_that_cannot_be_written(results: Results, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for act in (prepare_folder, lambda folder: write_files(results({"a": {"fid": 1.0}}), folder)):
+        with pytest.raises(StoreError, match=r"cannot write results to .*file: File exists"):
+            act(tmp_path / "file")
+        with pytest.raises(StoreError, match=r"cannot write results to .*below: Not a directory"):
+            act(tmp_path / "file" / "below")
+
+
+def test_a_file_that_cannot_be_replaced(results: Results, tmp_path: Path) -> None:
+    (tmp_path / "results.csv").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write .*results.csv: Is a directory"):
+        write_files(results({"a": {"fid": 1.0}}), tmp_path)
+
+
+def test_preparing_leaves_nothing(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,0 +1,217 @@
+"""The table for a person: in a terminal, in a pipe, in ASCII, as Markdown; no name of a folder is taken for markup."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+from markdown_it import MarkdownIt
+
+from simet_cache.report.results import EvaluationResults
+from simet_cache.report.table import as_markdown, notes, print_table
+from simet_cache.restraints import Verdict
+
+Results = Callable[..., EvaluationResults]
+
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0)
+HELD = Verdict("other", "fid", 1.0, None, 2.0)
+NAMES = [
+    "[bold]x",
+    "[/]",
+    "[red]a[/red]",
+    "[link=http://x]y[/link]",
+    ":smile:",
+    "a|b",
+    "<script>alert(1)</script>",
+    "*stars* and _lines_",
+    "`code`",
+    "~~gone~~",
+    "# heading",
+    "&lt;b&gt;",
+    "back\\slash",
+    "![image](x)",
+]
+
+
+class Stream(io.TextIOWrapper):
+    """Standard output of some encoding, a terminal or not."""
+
+    def __init__(self, encoding: str, terminal: bool = False) -> None:
+        self.raw_bytes = io.BytesIO()
+        self.terminal = terminal
+        super().__init__(self.raw_bytes, encoding=encoding, errors="strict")
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def text(self) -> str:
+        self.flush()
+        return self.raw_bytes.getvalue().decode(self.encoding)
+
+
+def printed(
+    monkeypatch: pytest.MonkeyPatch, results: EvaluationResults, encoding: str = "utf-8", terminal: bool = False
+) -> str:
+    stream = Stream(encoding, terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_table(results)
+    return stream.text()
+
+
+def row(text: str, name: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(name)]
+    return re.split(r"\s{2,}", line.strip())
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich reads the width and the colours of a terminal here."""
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def test_the_table_in_a_pipe(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results(
+        {
+            "mine": {"fid": 3.0, "precision": 0.91234},
+            "other cached": {"fid": 1.0, "precision": 0.5},
+            "third": "no image",
+        },
+        verdicts=(BROKEN, HELD),
+    )
+    text = printed(monkeypatch, found)
+    assert "\x1b" not in text
+    assert "reference: real, 100 images; features: inception_v3" in text
+    assert row(text, "dataset") == ["dataset", "images", "FID ↓", "precision ↑", "restraints", "features"]
+    assert row(text, "mine") == ["mine", "50", "3", "0.9123*", "FAIL fid", "extracted"]
+    assert row(text, "other cached")[:4] == ["other cached", "50", "1*", "0.5"]
+    assert row(text, "other cached")[-1] == "cached"
+    assert row(text, "third  ") == ["third", "-", "failed", "failed", "-", "failed"]
+    assert "third was not measured: no image" in text
+    assert "restraint broken: mine: fid is 3 (upper_bound 2)" in text
+    assert text.rstrip().endswith("FAIL 2 of 3 datasets measured; 1 of 2 restraints hold")
+
+
+def test_a_pipe_is_as_wide_as_the_results(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    name = "a-long-name-" * 20
+    text = printed(monkeypatch, results({name: {"fid": 1.0}}, reference=name))
+    assert row(text, name)[0] == name
+    assert f"reference: {name}, 100 images" in text
+
+
+def test_without_restraints_there_is_no_such_column(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(monkeypatch, results({"mine": {"fid": 3.0, "precision": 0.9}}))
+    assert row(text, "dataset") == ["dataset", "images", "FID ↓", "precision ↑", "features"]
+    assert text.rstrip().endswith("PASS 1 of 1 datasets measured")
+
+
+def test_ties_are_all_marked(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(monkeypatch, results({"a": {"fid": 1.0}, "b": {"fid": 1.0}, "c": {"fid": 2.0}}, metrics=("fid",)))
+    assert [row(text, name)[2] for name in ("a ", "b ", "c ")] == ["1*", "1*", "2"]
+
+
+def test_a_terminal_gets_colours_and_no_line_beyond_its_width(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    found = results({"mine-with-a-name-that-is-rather-long": {"fid": 3.0, "precision": 0.9}}, verdicts=(BROKEN,))
+    text = printed(monkeypatch, found, terminal=True)
+    assert "\x1b[1;32mPASS" in text or "\x1b[1;31mFAIL" in text
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    table = plain[: plain.index("restraint broken")]
+    assert max(map(len, table.splitlines())) <= 60
+    assert "0.9*" in table
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_and_any_name(
+    results: Results, monkeypatch: pytest.MonkeyPatch, encoding: str, terminal: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    found = results({"größe-模型": {"fid": 1.0}, os.fsdecode(b"bad-\xff"): "größe"}, reference="模型")
+    text = printed(monkeypatch, found, encoding, terminal)
+    assert "1*" in text
+    assert "bad-?" in text
+    if encoding != "ascii":
+        assert "größe" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_name_is_markup_in_the_table(
+    results: Results, monkeypatch: pytest.MonkeyPatch, name: str, terminal: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    verdict = Verdict(name, "fid", 3.0, None, 2.0)
+    found = results(
+        {name: {"fid": 3.0}, "failed": f"cannot read {name}"},
+        reference=name,
+        verdicts=(verdict,),
+        skipped=({"path": name, "reason": name},),
+        warnings=(name,),
+    )
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(monkeypatch, found, terminal=terminal))
+    assert f"reference: {name}, 100 images" in text
+    assert any(line.strip().startswith(f"{name} ") for line in text.splitlines())
+    assert f"failed was not measured: cannot read {name}" in text
+    assert f"restraint broken: {name}: fid is 3" in text
+    assert f"first {name}: {name}" in text
+    assert f"FID: {name} ({name})" in text
+
+
+@pytest.mark.parametrize("name", [*NAMES, "two\nlines", "two\r\nlines"])
+def test_no_name_is_markup_in_markdown(results: Results, name: str) -> None:
+    """A renderer shows the name as it is, in the right number of cells."""
+    found = results({name: {"fid": 3.0, "precision": 0.5}, "failed": f"cannot read {name}"}, reference=name)
+    markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = markdown.parse(as_markdown(found))
+    assert not [token for token in tokens if token.type == "html_block"]
+    lines = []
+    for token in tokens:
+        for child in token.children or []:
+            assert child.type in {"text", "strong_open", "strong_close", "text_special"}
+        if token.type == "inline":
+            lines.append("".join(child.content for child in token.children or []))
+    shown = re.sub(r"[\r\n]", " ", name)
+    assert lines[0] == f"reference: {shown}, 100 images; features: inception_v3"
+    assert lines[1:6] == ["dataset", "images", "FID ↓", "precision ↑", "features"]
+    assert lines[6:11] == [shown, "50", "3*", "0.5*", "extracted"]
+    assert f"failed was not measured: cannot read {shown}" in lines
+
+
+def test_markdown_as_written(results: Results) -> None:
+    found = results({"mine": {"fid": 3.0, "precision": 0.5}, "other": {"fid": 4.0, "precision": 0.5}})
+    assert as_markdown(found).splitlines() == [
+        "### reference: real, 100 images; features: inception\\_v3",
+        "",
+        "| dataset | images | FID ↓ | precision ↑ | features |",
+        "| --- | --- | --- | --- | --- |",
+        "| mine | 50 | **3\\*** | **0.5\\*** | extracted |",
+        "| other | 50 | 4  | **0.5\\*** | extracted |",
+        "",
+        "",
+        "**PASS** 2 of 2 datasets measured",
+    ]
+
+
+def test_a_warning_of_several_sets_is_one_line(results: Results) -> None:
+    found = results({"a": {"fid": 1.0}, "b": {"fid": 2.0}, "c": {"precision": 1.0}}, warnings=("few rows",))
+    assert notes(found) == ["FID: few rows (a, b)", "precision: few rows (c)"]
+
+
+def test_skipped_images_are_counted_and_the_first_is_named(results: Results) -> None:
+    skipped = ({"path": "x.png", "reason": "empty"}, {"path": "y.png", "reason": "damaged"})
+    assert notes(results({"a": {"fid": 1.0}}, skipped=skipped)) == ["a: images skipped: 2, first x.png: empty"]
+
+
+def test_a_reference_that_fails_says_so_once(results: Results) -> None:
+    found = results({"a": "the reference has no features", "b": "the reference has no features"})
+    object.__setattr__(found.reference, "error", "cannot read image x.png: empty")
+    assert notes(found) == ["real, the reference, has no features: cannot read image x.png: empty"]
