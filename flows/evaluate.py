@@ -37,7 +37,7 @@ from simet_cache.report.results import DatasetResult, EvaluationResults  # noqa:
 from simet_cache.report.table import print_table  # noqa: E402
 from simet_cache.restraints import judge  # noqa: E402
 from simet_cache.store import FeatureStore  # noqa: E402
-from tasks.features import extract  # noqa: E402
+from tasks.features import features_of  # noqa: E402
 from tasks.metrics import measure  # noqa: E402
 from tasks.report import report  # noqa: E402
 from tasks.states import error_of  # noqa: E402
@@ -57,7 +57,7 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
     """
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     done: dict[str, DatasetResult] = {}
-    reference = extract(config.reference, config, done)
+    reference = features_of(config.reference, config, done)
     datasets = tuple(_measured(one, reference, config, done) for one in config.datasets)
     results = EvaluationResults(
         reference=reference,
@@ -80,7 +80,7 @@ def _measured(
     """One dataset against the reference. What goes wrong is its result, so that the others go on."""
     if reference.features is None:
         return DatasetResult(one.name, reference.suffix, error="the reference has no features")
-    found = extract(one, config, done)
+    found = features_of(one, config, done)
     if found.features is None:
         return found
     started = time.perf_counter()

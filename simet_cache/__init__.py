@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from simet_cache.key import feature_key
-    from simet_cache.policy import FeatureCachePolicy, feature_task
+    from simet_cache.policy import FeatureCachePolicy, feature_task, refresh_requested
     from simet_cache.service import FeatureCacheService
     from simet_cache.store import FeatureSet, FeatureStore
 
@@ -52,6 +52,7 @@ __all__ = [
     "feature_key",
     "feature_task",
     "load_config",
+    "refresh_requested",
 ]
 
 _MODULES = {
@@ -63,6 +64,7 @@ _MODULES = {
     "feature_key": "key",
     "feature_task": "policy",
     "load_config": "config_file",
+    "refresh_requested": "policy",
 }
 
 

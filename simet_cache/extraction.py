@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from tqdm import tqdm
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DatasetError, ExtractorError, ImageReadError
 from simet_cache.extractors import make_extractor
+from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key, resolve_subset
-from simet_cache.skipped import SkippedImage, fingerprint_of, remember_skipped
+from simet_cache.skipped import SkippedImage, forget_skipped, remember_skipped, without_skipped
 from simet_cache.store import FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 # On a CPU, small batches stay in its caches: inception_v3 at 299 pixels is fastest at 8 images (see benchmarks).
 _CPU_PIXELS = 8 * 299 * 299
 _IMAGES_PER_WORKER = 512  # below this, starting a worker process takes longer than it saves
+
+_BUILDING = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -85,22 +89,33 @@ def extract_to_store(
     if not force and (found := store.find(key, rows=len(dataset))):
         return found
     with store.lock(key):
-        if not force and (found := store.find(key, rows=len(dataset))):
-            return found
+        if not force:  # another process may have extracted meanwhile, with or without all of the images
+            wanted = without_skipped(store, key, dataset)[0] if on_bad_image == "skip" else dataset
+            wanted_key = feature_key(wanted, suffix=suffix, batch_size=config.batch_size)
+            if found := store.find(wanted_key, rows=len(wanted)):
+                return found
         ordered, files = in_key_order(dataset)
-        print_before = _fingerprint(ordered, files)
+        base = resolve_subset(dataset)[0]
+        root = getattr(base, "root", None)
+        print_before = "unknown" if files is None else fingerprint(base.root, files)
         started = time.perf_counter()
         features, bad = extract(ordered, config=config, skip=on_bad_image == "skip", name=name)
         seconds = time.perf_counter() - started
         log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
         details = {
-            "dataset": {"name": name, "root": _root(ordered), "fingerprint": print_before},
+            "dataset": {
+                "name": name,
+                "class": type(base).__name__,
+                "root": None if root is None else str(root),
+                "fingerprint": print_before,
+            },
             "suffix": suffix,
             "extractor": config.model_dump(mode="json"),
             "seconds": round(seconds, 3),
             "images_per_second": round(len(features) / seconds, 2),
         }
         if not bad:
+            forget_skipped(store, key)
             return store.put(key, features, **details)
         log.warning("%s: skipped %d of %d images that cannot be read", name, len(bad), len(dataset))
         good = np.delete(np.arange(len(ordered)), [position for position, _ in bad])
@@ -125,15 +140,6 @@ def in_key_order(dataset: Any) -> tuple[Any, list[str] | None]:
     return Subset(base, ascending), None if files is None else [files[index] for index in ascending]
 
 
-def _root(dataset: Any) -> str | None:
-    root = getattr(resolve_subset(dataset)[0], "root", None)
-    return None if root is None else str(root)
-
-
-def _fingerprint(dataset: Any, files: list[str] | None) -> str:
-    return "unknown" if files is None else fingerprint_of(resolve_subset(dataset)[0].root, files)
-
-
 def extract(
     dataset: Dataset[Any], *, config: ExtractorConfig, skip: bool = False, name: str = "dataset"
 ) -> tuple[FloatArray, list[tuple[int, ImageReadError]]]:
@@ -149,7 +155,8 @@ def extract(
     """
     device = resolve_device(config.device)
     extractor = make_extractor(config)
-    model = _model(config, device, extractor.suffix)
+    with _BUILDING:  # torch.fx traces in one thread at a time
+        model = _model(config, device, extractor.suffix)
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     features: FloatArray | None = None
     bad: list[tuple[int, ImageReadError]] = []
@@ -201,7 +208,8 @@ def _inference(device: torch.device, config: ExtractorConfig) -> Iterator[None]:
     with (
         torch.inference_mode(),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        torch.autocast(device.type, enabled=config.precision == "amp"),
+        # one dtype on every device, since there is one suffix; left to itself, torch takes bfloat16 on the CPU
+        torch.autocast(device.type, dtype=torch.float16, enabled=config.precision == "amp"),
     ):
         yield
 

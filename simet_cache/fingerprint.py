@@ -6,14 +6,14 @@ modification time of every file, by ``stat`` alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import xxhash
 
 
-def fingerprint(root: Path, files: Iterable[str]) -> str:
-    """The xxh3-128 of names, sizes and modification times.
+def fingerprint(root: str | os.PathLike[str], files: Iterable[str]) -> str:
+    """The xxh3-128 of names, sizes and modification times; of a file that is not there, that it is not.
 
     Args:
         root: The folder.
@@ -24,6 +24,10 @@ def fingerprint(root: Path, files: Iterable[str]) -> str:
     """
     state = xxhash.xxh3_128()
     for name in files:
-        status = (root / name).stat()
-        state.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        try:
+            status = os.stat(os.path.join(root, name))
+            about = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:  # like a link that leads nowhere
+            about = "missing"
+        state.update(f"{name}\0{about}\n".encode(errors="surrogateescape"))
     return f"stat:{state.hexdigest()}"

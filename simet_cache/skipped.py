@@ -1,23 +1,21 @@
 """Images that could not be read, remembered so that the next run finds the features of the others at once.
 
 The features of the good images are stored under the key of their Subset. To know that Subset without reading every
-image again, the positions of the bad ones are kept beside the entries, with the fingerprint of the files: a repaired or
-new file makes the list void.
+image again, the positions of the bad ones are kept beside the entries, with the fingerprint of the files. The list is
+void when a file has changed, when one of the bad images can be read after all, and when there are features of all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
 
+from simet_cache.errors import ImageReadError
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import resolve_subset
 from simet_cache.store import FeatureStore, reported, write_atomically
@@ -31,17 +29,6 @@ class SkippedImage:
 
     path: str
     reason: str
-
-
-def fingerprint_of(root: str | Path, files: Sequence[str]) -> str:
-    """The fingerprint of a dataset's files, of which some may be missing, like links that lead nowhere."""
-    try:
-        return fingerprint(Path(root), files)
-    except OSError:
-        missing = {name for name in files if not os.path.exists(os.path.join(root, name))}
-        gone = hashlib.sha256("\0".join(sorted(missing)).encode(errors="surrogateescape")).hexdigest()
-        present = [name for name in files if name not in missing]
-        return f"{fingerprint(Path(root), present)} without {gone[:32]}"
 
 
 def remember_skipped(
@@ -89,9 +76,26 @@ def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, l
         log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
         return dataset, []
     base, indices = resolve_subset(dataset)
-    if not hasattr(base, "files"):
+    if not hasattr(base, "files") or store.find(key, rows=len(dataset)) is not None:
         return dataset, []
     ascending = sorted(range(len(base)) if indices is None else indices)
-    if record.get("fingerprint") != fingerprint_of(base.root, [base.files[index] for index in ascending]):
+    if record.get("fingerprint") != fingerprint(base.root, [base.files[index] for index in ascending]):
+        return dataset, []
+    if any(_readable(base, index) for position, index in enumerate(ascending) if position in bad):
         return dataset, []
     return Subset(base, [index for position, index in enumerate(ascending) if position not in bad]), skipped
+
+
+def _readable(dataset: Any, index: int) -> bool:
+    try:
+        dataset[index]
+    except ImageReadError:
+        return False
+    return True
+
+
+def forget_skipped(store: FeatureStore, key: str) -> None:
+    """All images of the dataset with this key can be read."""
+    path = store.path(key).with_suffix(".skipped.json")
+    with reported(f"cannot remove {path}"):
+        path.unlink(missing_ok=True)

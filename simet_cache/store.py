@@ -152,6 +152,7 @@ class FeatureStore:
             StoreError: The file cannot be written; an older entry is untouched.
         """
         check_features(features)
+        features = np.asarray(features)
         path = self.path(key)
         with reported(f"cannot write {path}"):
             status = write_atomically(path, lambda file: codec.write(features, file))
@@ -245,6 +246,12 @@ class FeatureStore:
             check_features(features)
         except FeaturesError as error:
             raise DamagedEntryError(f"{path}: {error}") from error
+        known = self.manifest(key)
+        before = known.get("features")
+        if isinstance(before, dict) and before.get("digest") == codec.digest(features):  # merely copied
+            return self._record(key, path, status, features, known)
+        if known:
+            log.warning("%s holds other features than its manifest says; it is taken as it is now", path)
         log.info("Adopting %s, which has no manifest of its own", path)
         return self._record(key, path, status, features, {"adopted": True})
 
@@ -254,13 +261,13 @@ class FeatureStore:
         rows, width = features.shape
         found = FeatureSet(key, str(path), (rows, width), str(features.dtype), codec.digest(features))
         entry = {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "written_by": _program(),
+            **details,
             "format": MANIFEST_FORMAT,
             "key": key,
             "features": {name: value for name, value in found.to_json().items() if name not in {"key", "path"}},
             "file": {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "written_by": _program(),
-            **details,
         }
         try:
             write_atomically(path.with_suffix(".json"), lambda file: file.write(json.dumps(entry, indent=1).encode()))
@@ -299,6 +306,8 @@ def check_features(value: object, *, rows: int | None = None) -> None:
     Raises:
         FeaturesError: It is no 2-D float array, has other rows, no columns, or values that are not finite.
     """
+    if isinstance(value, np.memmap):
+        value = np.asarray(value)
     if not isinstance(value, np.ndarray):
         hint = "; call .cpu().numpy() on a tensor" if hasattr(value, "numpy") else ""
         raise FeaturesError(f"expected a 2-D NumPy float array of features, found {codec.describe(value)}{hint}")

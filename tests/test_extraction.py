@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def test_tensors_alone_and_first_of_a_tuple(store: FeatureStore, item: Any) -> N
     assert shades(run(store, dataset)) == [0, 1, 2, 3, 4]
     assert store.manifest(run(store, dataset).key)["dataset"] == {
         "name": "set",
+        "class": "Items",
         "root": None,
         "fingerprint": "unknown",
     }
@@ -541,3 +543,36 @@ def test_no_progress_bar_in_a_pipe(store: FeatureStore, tmp_path: Path, capsys: 
 def test_errors_of_ours_are_of_one_tree() -> None:
     assert issubclass(ImageReadError, DatasetError)
     assert issubclass(DatasetError, SimetCacheError)
+
+
+def test_threads_build_one_model_and_extract_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.fx traces in one thread at a time."""
+    monkeypatch.setattr(extraction, "make_extractor", make_extractor)
+    real = config(name="resnet18", weights="random", image_size=32)
+    dataset = folder(tmp_path, 0, 40, 80, 120, size=(32, 32))
+    dataset.transform = make_extractor(real).transform
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result()[0] for future in [pool.submit(extract, dataset, config=real) for _ in range(4)]]
+    extraction._model.cache_clear()
+    expected, _ = extract(dataset, config=real)
+    for features in found:
+        np.testing.assert_array_equal(features, expected)
+
+
+def test_threads_extract_around_bad_images_once(store: FeatureStore, tmp_path: Path, built: list[Tiny]) -> None:
+    dataset = folder(tmp_path / "images", 1, 2, 3)
+    (tmp_path / "images" / "01.png").write_bytes(b"no image")
+    first = run(store, dataset, on_bad_image="skip")
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(run, store, dataset, on_bad_image="skip") for _ in range(3)]
+        assert {future.result() for future in futures} == {first}
+    assert len(built[0].shown) == 1
+
+
+def test_features_of_all_images_end_the_list_of_bad_ones(store: FeatureStore, tmp_path: Path) -> None:
+    dataset = folder(tmp_path / "images", 1, 2, 3)
+    (tmp_path / "images" / "01.png").write_bytes(b"no image")
+    assert run(store, dataset, on_bad_image="skip").shape == (2, 3)
+    dataset = folder(tmp_path / "images", 1, 2, 3)
+    assert run(store, dataset, on_bad_image="skip").shape == (3, 3)
+    assert not [name for name in entries(store) if "skipped" in name]

@@ -79,6 +79,10 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert fingerprint(tmp_path, [name]).startswith("stat:")
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        fingerprint(tmp_path, ["nothing.png"])
+def test_that_a_file_is_missing_is_part_of_it(tmp_path: Path) -> None:
+    """Like a link that leads nowhere: a bad image, whose dataset has a fingerprint all the same."""
+    (tmp_path / "a.png").write_bytes(b"1")
+    both = fingerprint(tmp_path, ["a.png", "b.png"])
+    assert both != fingerprint(tmp_path, ["a.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    assert both != fingerprint(tmp_path, ["a.png", "b.png"])

@@ -396,3 +396,129 @@ if __name__ == "__main__":
     names = [run(script, cwd=tmp_path).stdout.split("state: ")[1].strip() for _ in range(2)]
     assert names == ["Completed", "Cached"]
     assert (tmp_path / "extracted").read_text() == "x"
+
+
+def test_the_small_result_of_replaced_features_is_no_hit(tmp_path: Path) -> None:
+    @task(cache_policy=FeatureCachePolicy(tmp_path))
+    def mean(loader: DataLoader, suffix: str) -> float:
+        return float(FeatureCacheService(tmp_path).get_or_compute(loader, Extractor(), suffix).mean())
+
+    assert mean(loader(), "s") == 19.5
+    FeatureCacheService(tmp_path).get_or_compute(loader(), Extractor(2.0), "s", force_recompute=True)
+    state = mean(loader(), "s", return_state=True)
+    assert (state.name, state.result()) == ("Completed", 39.0)
+
+
+def test_a_relative_cache_folder_is_meant_where_the_task_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    extract = make_task(Path("cache"), Extractor())
+    monkeypatch.chdir(tmp_path / "b")
+    assert [extract(loader(), return_state=True).name for _ in range(2)] == ["Completed", "Cached"]
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_hits_in_a_folder_that_is_only_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    extractor = Extractor()
+    extract = make_task(tmp_path, extractor)
+    handle = extract(loader())
+    shutil.rmtree(tmp_path / "prefect")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("simet_cache.policy.write_atomically", refuse)
+    monkeypatch.setattr("simet_cache.store.write_atomically", refuse)
+    state = extract(loader(), return_state=True)
+    assert (state.name, state.result()) == ("Cached", handle)
+    assert "Traceback" not in caplog.text
+    assert extractor.calls == 1
+
+
+def test_what_was_found_to_exist_can_be_read(tmp_path: Path) -> None:
+    """Between Prefect's two questions another process may remove the entry."""
+    policy = FeatureCachePolicy(tmp_path)
+    extract = make_task(tmp_path, Extractor())
+    handle = extract(loader())
+
+    class Context:
+        class result_store:  # noqa: N801
+            pass
+
+    policy.compute_key(Context, {"loader": loader(), "suffix": "pixels"}, {})  # type: ignore[arg-type]
+    records, results = Context.result_store.metadata_storage, Context.result_store.result_storage
+    record = records.read_path(handle.key)
+    Path(handle.path).unlink()
+    shutil.rmtree(tmp_path / "prefect")
+    assert records.read_path(handle.key) == record
+    assert FeatureResultSerializer().loads(results.read_path(json.loads(record)["storage_key"])) == handle
+
+
+def test_rows_are_expected_by_each_run_for_itself(tmp_path: Path) -> None:
+    policy = FeatureCachePolicy(tmp_path)
+    make_task(tmp_path, Extractor())(loader())
+    contexts = [type("Context", (), {"result_store": type("Store", (), {})}) for _ in range(2)]
+    for context, one in zip(contexts, (loader(drop_last=True), loader()), strict=True):
+        policy.compute_key(context, {"loader": one, "suffix": "pixels"}, {})  # type: ignore[arg-type]
+    key = feature_key(DATA, suffix="pixels", batch_size=4)
+    with pytest.raises(FileNotFoundError):
+        contexts[0].result_store.metadata_storage.read_path(key)
+    assert contexts[1].result_store.metadata_storage.read_path(key)
+
+
+def test_the_place_of_the_records_cannot_be_moved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="key_storage"):
+        FeatureCachePolicy(tmp_path).configure(key_storage=tmp_path)
+
+
+def test_loaders_with_workers_work_in_a_flow(tmp_path: Path, run: Any) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import torch
+from prefect import flow
+from torch.utils.data import DataLoader, TensorDataset
+from simet_cache import feature_task
+
+@feature_task(cache_dir={str(tmp_path / "cache")!r})
+def extract(loader):
+    return torch.cat([batch[0] for batch in loader]).numpy()
+
+@flow
+def main():
+    for size in range(1, 6):
+        loader = DataLoader(TensorDataset(torch.rand(10, 4)), batch_size=size, num_workers=2)
+        print("state:", extract(loader, return_state=True).name)
+
+if __name__ == "__main__":
+    main()
+"""
+    )
+    done = run(script, cwd=tmp_path)
+    assert done.stdout.count("state: Completed") == 5, done.stderr
+
+
+def test_feature_task_wants_to_know_every_parameter_that_matters(tmp_path: Path) -> None:
+    def clip(loader: DataLoader, model: str, scale: float = 1.0) -> np.ndarray:
+        return Extractor(scale)(loader)
+
+    with pytest.raises(TypeError, match="model, scale"):
+        feature_task(cache_dir=tmp_path)(clip)
+    extract = feature_task(cache_dir=tmp_path, suffix="clip_{model}_{scale}")(clip)
+    keys = [extract(loader(), "a").key, extract(loader(), "b").key, extract(loader(), "a", scale=2.0).key]
+    suffixes = ["clip_a_1.0", "clip_b_1.0", "clip_a_2.0"]
+    assert keys == [feature_key(DATA, suffix=suffix, batch_size=4) for suffix in suffixes]
+    assert extract(loader(), "a", return_state=True).name == "Cached"
+
+
+def test_feature_task_takes_no_async_function(tmp_path: Path) -> None:
+    async def extract(loader: DataLoader) -> np.ndarray:
+        return np.zeros((1, 1), dtype=np.float32)
+
+    with pytest.raises(TypeError, match="async"):
+        feature_task(cache_dir=tmp_path)(extract)

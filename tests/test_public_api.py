@@ -31,6 +31,7 @@ PUBLIC = {
     "feature_key",
     "feature_task",
     "load_config",
+    "refresh_requested",
 }
 ERRORS = {
     name: value

@@ -8,14 +8,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import ImageReadError
+from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key, resolve_subset
-from simet_cache.skipped import SkippedImage, fingerprint_of, remember_skipped, without_skipped
+from simet_cache.skipped import SkippedImage, forget_skipped, remember_skipped, without_skipped
 from simet_cache.store import FeatureStore
 
 BAD = [SkippedImage("01.png", "empty"), SkippedImage("03.png", "damaged")]
@@ -32,6 +35,8 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(6):
         Image.new("RGB", (1, 1)).save(folder / f"{number:02d}.png")
+    for image in BAD:
+        (folder / image.path).write_bytes(b"no image")
     return folder
 
 
@@ -41,11 +46,7 @@ def key(dataset: Any) -> str:
 
 def remember(store: FeatureStore, dataset: Any, positions: list[int], files: list[str] | None = None) -> None:
     base, _ = resolve_subset(dataset)
-    remember_skipped(store, key(dataset), positions, BAD, fingerprint_of(base.root, files or base.files))
-
-
-def never(path: str) -> Any:
-    raise AssertionError(f"{path} was read")
+    remember_skipped(store, key(dataset), positions, BAD, fingerprint(base.root, files or base.files))
 
 
 def test_nothing_remembered(store: FeatureStore, root: Path) -> None:
@@ -53,16 +54,50 @@ def test_nothing_remembered(store: FeatureStore, root: Path) -> None:
     assert without_skipped(store, key(dataset), dataset) == (dataset, [])
 
 
-def test_the_good_ones_are_known_without_reading_an_image(
+def test_the_good_ones_are_known_without_reading_them(
     store: FeatureStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
-    monkeypatch.setattr("simet_cache.datasets.folder.read_image", never)
+    read = []
+
+    def fail(path: str) -> Any:
+        read.append(Path(path).name)
+        raise ImageReadError(path, "still")
+
+    monkeypatch.setattr("simet_cache.datasets.folder.read_image", fail)
     again = FolderDataset(root)
     good, skipped = without_skipped(store, key(again), again)
+    assert read == ["01.png", "03.png"]
     assert (good.dataset, list(good.indices)) == (again, [0, 2, 4, 5])
     assert skipped == BAD
+
+
+def test_a_bad_image_that_can_be_read_after_all_makes_the_list_void(
+    store: FeatureStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after too many open files, or with a newer Pillow: no file has changed."""
+    dataset = FolderDataset(root)
+    remember(store, dataset, [1, 3])
+    monkeypatch.setattr("simet_cache.datasets.folder.read_image", lambda _: Image.new("RGB", (1, 1)))
+    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+
+
+def test_features_of_all_images_count_for_more_than_the_list(store: FeatureStore, root: Path) -> None:
+    dataset = FolderDataset(root)
+    remember(store, dataset, [1, 3])
+    store.put(key(dataset), np.ones((5, 2), dtype=np.float32))
+    assert without_skipped(store, key(dataset), dataset)[0] is not dataset
+    store.put(key(dataset), np.ones((6, 2), dtype=np.float32))
+    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+
+
+def test_a_list_can_be_forgotten(store: FeatureStore, root: Path) -> None:
+    dataset = FolderDataset(root)
+    remember(store, dataset, [1, 3])
+    for _ in range(2):
+        forget_skipped(store, key(dataset))
+    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
 
 
 def test_positions_in_a_subset_are_those_of_its_key(store: FeatureStore, root: Path) -> None:

@@ -387,7 +387,9 @@ def test_a_corrupt_manifest_never_breaks_anything(features: FeatureStore, kind: 
     assert found == put
     assert np.array_equal(found.load(), FEATURES)
     assert quarantined(features) == []
-    assert features.manifest(KEY)["adopted"] is True, "the manifest is mended"
+    status = Path(found.path).stat()
+    mended = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    assert features.manifest(KEY)["file"] == mended
 
 
 @pytest.mark.parametrize("name", ["key", "path"])
@@ -637,3 +639,37 @@ def test_neither_torch_nor_prefect_is_imported(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_copied_entry_keeps_its_manifest(tmp_path: Path) -> None:
+    cache = FeatureStore(tmp_path / "cache")
+    cache.put(KEY, FEATURES, dataset={"name": "real"}, seconds=2.5)
+    shutil.copytree(cache.cache_dir, tmp_path / "copy", copy_function=shutil.copyfile)
+    copy = FeatureStore(tmp_path / "copy")
+    assert copy.find(KEY) is not None
+    assert copy.manifest(KEY)["dataset"] == {"name": "real"}
+    assert "adopted" not in copy.manifest(KEY)
+
+
+def test_a_replaced_entry_is_taken_as_it_is_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = FeatureStore(tmp_path)
+    before = cache.put(KEY, FEATURES)
+    with Path(before.path).open("wb") as file:
+        pickle.dump(FEATURES + 1, file)
+    with caplog.at_level(logging.WARNING):
+        after = cache.find(KEY)
+    assert after is not None
+    assert after.digest != before.digest
+    assert "other features than its manifest says" in caplog.text
+
+
+def test_details_cannot_say_what_the_file_is(tmp_path: Path) -> None:
+    cache = FeatureStore(tmp_path)
+    found = cache.put(KEY, FEATURES, file={}, format=9)
+    assert cache.find(KEY) == found
+
+
+def test_mapped_features_are_features(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "rows", dtype=np.float32, mode="w+", shape=(4, 3))
+    mapped[:] = 1
+    assert FeatureStore(tmp_path / "cache").put(KEY, mapped).load().tolist() == [[1.0] * 3] * 4

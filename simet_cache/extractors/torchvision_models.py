@@ -40,7 +40,7 @@ def suffix(config: ExtractorConfig) -> str:
 def _weights_part(config: ExtractorConfig) -> str:
     if config.weights == "random":
         return f"_random{config.seed}"
-    official = _weights(config.name)
+    official = _weights(config)
     if config.weights_file and (part := w.suffix_part(config.weights_file, official.url)):
         return part
     # torchvision's DEFAULT moves to better weights with time, so the suffix names them; simet's model has one set
@@ -51,7 +51,7 @@ def transform(config: ExtractorConfig) -> T.Compose | nn.Module:
     """RGB image -> float32 tensor (3, H, W), as the model expects it."""
     if config.name == INCEPTION:  # simet's, not that of torchvision's weights
         return T.Compose([T.Resize(299), T.CenterCrop(299), T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)])
-    preset: nn.Module = _weights(config.name).transforms()
+    preset: nn.Module = _weights(config).transforms()
     if config.image_size is None:
         return preset
     size = config.image_size
@@ -70,7 +70,7 @@ def build(config: ExtractorConfig) -> nn.Module:
     else:
         model = _headless(config)
         path = config.weights_file
-        state = w.read_file(path) if path else w.download(_weights(config.name).url)
+        state = w.read_file(path) if path else w.download(_weights(config).url)
         w.load_into(model, w.renamed(state, _modern), str(path or config.name))
     model.eval()
     if config.image_size:
@@ -103,7 +103,7 @@ def _headless(config: ExtractorConfig) -> nn.Module:
         "googlenet": {"transform_input": True, "init_weights": config.weights == "random"},
     }.get(name, {})
     if name.startswith("vit_"):  # one embedding for each patch, so that the size is part of the model
-        options["image_size"] = config.image_size or _weights(name).transforms().crop_size[0]
+        options["image_size"] = config.image_size or _weights(config).transforms().crop_size[0]
     try:
         model: nn.Module = get_model(name, weights=None, **options)
     except (AssertionError, ValueError) as error:
@@ -118,6 +118,11 @@ def _headless(config: ExtractorConfig) -> nn.Module:
     return model
 
 
-def _weights(name: str) -> Any:
-    found = get_model_weights(name)
-    return found.DEFAULT if name != INCEPTION else found.IMAGENET1K_V1
+def _weights(config: ExtractorConfig) -> Any:
+    """The published weights that are meant, or whose preprocessing serves: else the oldest, which never change."""
+    published = get_model_weights(config.name)
+    if config.weights == "default":
+        return published.DEFAULT
+    file = config.weights_file
+    copies = (one for one in published if file and not w.suffix_part(file, one.url))
+    return next(copies, next(iter(published)))

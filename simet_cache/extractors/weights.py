@@ -9,11 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
+from torch.overrides import TorchFunctionMode
 
 from simet_cache.errors import WeightsError
 
@@ -97,10 +98,34 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
 
 
 def seeded(seed: int, build: Callable[[], T]) -> T:
-    """Build something with torch's random numbers from a seed; the global generator is as it was afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    """Build something with random numbers from a seed, the same that ``torch.manual_seed`` would give.
+
+    They come from a generator of their own: torch's is one for all threads, and others may draw from it meanwhile.
+    """
+    with _OwnRandomNumbers(torch.Generator().manual_seed(seed)):
         return build()
+
+
+class _OwnRandomNumbers(TorchFunctionMode):
+    """Hands a generator to every function that draws random numbers in this thread."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        drawn = {"generator": self._generator} if getattr(func, "__name__", "") in _DRAWING else {}
+        return func(*args, **{**(kwargs or {}), **drawn})
+
+
+# What initialises models, in torch.nn.init and below it.
+_DRAWING = {
+    *("kaiming_normal_", "kaiming_uniform_", "normal_", "orthogonal_", "sparse_", "trunc_normal_", "uniform_"),
+    *("xavier_normal_", "xavier_uniform_"),
+    *("bernoulli_", "normal", "rand", "randint", "randn", "random_", "randperm"),
+}
 
 
 def suffix_part(weights: Path, official_url: str) -> str:

@@ -35,7 +35,7 @@ def as_features(source: object, *, where: str = "features") -> Features:
         MetricError: The array is not 2-D, empty, not numeric, or holds NaN, infinity or a value above 1e40.
     """
     array = _to_array(source, where)
-    if array.ndim != 2:  # noqa: PLR2004 - a number of dimensions is its own name
+    if array.ndim != 2:
         raise MetricError(
             f"{where}: expected a 2-D array (rows, features), found shape {array.shape}; flatten each sample to one row"
         )

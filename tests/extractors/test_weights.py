@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -374,3 +375,33 @@ def test_a_copy_of_the_official_file_adds_nothing_and_another_its_digest(tmp_pat
 def test_the_digest_of_a_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot read the weights file .*gone.pth: No such file or directory"):
         w.suffix_part(tmp_path / "gone.pth", URL)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "swin_t", "inception_v3", "convnext_tiny"])
+def test_seeded_weights_are_those_of_the_seed_whatever_other_threads_draw(name: str) -> None:
+    options = {"init_weights": True} if name == "inception_v3" else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = get_model(name, weights=None, **options).state_dict()
+    state = torch.get_rng_state()
+    stop = threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            torch.rand(3, generator=None)
+
+    others = threading.Thread(target=draw)
+    others.start()
+    try:
+        found = w.seeded(3, lambda: get_model(name, weights=None, **options)).state_dict()
+    finally:
+        stop.set()
+        others.join()
+    assert all(torch.equal(found[part], expected[part]) for part in expected)
+    torch.set_rng_state(state)
+
+
+def test_seeded_leaves_the_global_random_numbers_alone() -> None:
+    state = torch.get_rng_state()
+    w.seeded(3, lambda: torch.nn.Linear(3, 3))
+    assert torch.equal(torch.get_rng_state(), state)

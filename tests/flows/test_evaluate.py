@@ -193,6 +193,43 @@ class TestFlow:
         assert "| dataset | images |" in markdown
         assert "PASS" in markdown
 
+    def test_workers_decode_images(self, config: dict[str, Any]) -> None:
+        plain = results_of(run_flow(config)).datasets[0]
+        config["extractor"] = {**config["extractor"], "workers": 2}
+        again = results_of(run_flow({**config, "force_recompute": True})).datasets[0]
+        assert again.error is None
+        assert plain.features is not None
+        assert again.features is not None
+        assert plain.features.digest == again.features.digest
+
+    def test_damaged_features_are_put_aside_and_extracted_by_the_next_run(
+        self, config: dict[str, Any], images_read: list[str]
+    ) -> None:
+        damaged = results_of(run_flow(config)).datasets[0].features
+        assert damaged is not None
+        path = Path(damaged.path)
+        before, data = path.stat(), bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as bits rot on a disk
+        a, b = results_of(run_flow(config)).datasets
+        assert "the next run extracts it again" in str(a.error)
+        assert b.error is None
+        again = results_of(run_flow(config)).datasets[0]
+        assert again.features == damaged
+        assert len(images_read) == 48
+
+    def test_datasets_that_share_a_key_are_told_apart(self, config: dict[str, Any], tmp_path: Path) -> None:
+        """The documented key knows root and length only: MNIST and FashionMNIST under one root share it."""
+        key = results_of(run_flow(config)).datasets[0].features
+        assert key is not None
+        manifest = Path(key.path).with_suffix(".json")
+        manifest.write_text(manifest.read_text().replace("FolderDataset", "FashionMNIST"))
+        a, b = results_of(run_flow(config)).datasets
+        assert "made from FashionMNIST, and this is FolderDataset" in str(a.error)
+        assert b.error is None
+        assert run_flow({**config, "force_recompute": True}).is_completed()
+
     def test_parameters_may_come_as_plain_values_from_a_deployment(self, config: dict[str, Any]) -> None:
         assert evaluate(config, return_state=True).is_completed()
 
