@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from simet_cache import FeatureCachePolicy, FeatureCacheService, FeatureSet, FeatureStore, feature_key, feature_task
-from simet_cache.policy import FeatureResultSerializer
+from simet_cache.records import FeatureResultSerializer
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 DATA = TensorDataset(torch.arange(40, dtype=torch.float32).reshape(10, 4))
@@ -432,7 +432,7 @@ def test_hits_in_a_folder_that_is_only_to_be_read(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("simet_cache.policy.write_atomically", refuse)
+    monkeypatch.setattr("simet_cache.records.write_atomically", refuse)
     monkeypatch.setattr("simet_cache.store.write_atomically", refuse)
     state = extract(loader(), return_state=True)
     assert (state.name, state.result()) == ("Cached", handle)

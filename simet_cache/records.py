@@ -1,0 +1,219 @@
+"""Prefect's records and results of tasks, kept with the features and believed only as far as the store agrees.
+
+On disk, beside the features::
+
+    cache_dir/prefect/records/<md5>   Prefect's record: that a task with this key has finished
+    cache_dir/prefect/results/<md5>   what it returned: a FeatureSet, or a small JSON value
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from prefect.filesystems import LocalFileSystem, WritableFileSystem
+from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # public there, by its docs
+from prefect.serializers import Serializer
+from pydantic import Field, PrivateAttr
+
+from simet_cache.errors import SimetCacheError
+from simet_cache.store import FeatureSet, FeatureStore, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised ones
+    """Results as JSON that names no classes, so that reading one can run nothing."""
+
+    type: str = Field(default="simet-cache", frozen=True)
+
+    def dumps(self, obj: Any) -> bytes:
+        """A ``FeatureSet``, a JSON value, or the exception that a task ended with.
+
+        Raises:
+            TypeError: Anything else, like the feature matrix itself.
+        """
+        if isinstance(obj, FeatureSet):
+            return json.dumps({"feature_set": obj.to_json()}).encode()
+        if isinstance(obj, BaseException):
+            return json.dumps({"error": f"{type(obj).__name__}: {obj}"}).encode()
+        try:
+            blob = json.dumps({"value": obj})
+            faithful = json.loads(blob)["value"] == obj
+        except (TypeError, ValueError):
+            faithful = False
+        if not faithful:
+            raise TypeError(
+                f"a task under FeatureCachePolicy returns a FeatureSet or a JSON value, found {type(obj).__name__};"
+                " put features into the store and return their handle, or use feature_task, which does"
+            )
+        return blob.encode()
+
+    def loads(self, blob: bytes) -> Any:
+        """What ``dumps`` was given; an exception comes back as a ``SimetCacheError`` that says the same."""
+        data = json.loads(blob)
+        if not isinstance(data, dict):
+            raise TypeError(f"expected a JSON object, found {type(data).__name__}")
+        if "error" in data:
+            return SimetCacheError(data["error"])
+        return FeatureSet.from_json(data["feature_set"]) if "feature_set" in data else data["value"]
+
+
+class Records(WritableFileSystem):
+    """Prefect's records of finished tasks, readable only while the store has the features.
+
+    Each task run has a copy that knows its key and rows; what the run has found to exist, it can also read.
+    """
+
+    _block_type_name = "simet-cache records"
+
+    cache_dir: str
+    key: str | None = None
+    rows: int | None = None
+    _hit: tuple[bytes, bytes] | None = PrivateAttr(default=None)  # record and result
+
+    @property
+    def records(self) -> Path:
+        """The folder of the records."""
+        return Path(self.cache_dir) / "prefect" / "records"
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results."""
+        return Path(self.cache_dir) / "prefect" / "results"
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """The record of a key.
+
+        Raises:
+            FileNotFoundError: The features are gone, or the record's result is; Prefect takes that as a miss.
+        """
+        if path != self.key:  # of a task that is called inside of this one
+            return (self.records / path).read_bytes()
+        if self._hit is None:
+            self._hit = self._look_up(path)
+        return self._hit[0]
+
+    async def aread_path(self, path: str) -> bytes:
+        """The same for async tasks."""
+        return self.read_path(path)
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
+        """Keep a record, with the digest of the features that the result is about."""
+        if path == self.key and (found := FeatureStore(self.cache_dir).find(path)):
+            content = json.dumps({**json.loads(content), "digest": found.digest}).encode()
+        self._hit = None
+        _keep(self.records / path, content)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        """The same for async tasks."""
+        self.write_path(path, content)
+
+    def result(self, path: str) -> bytes:
+        """What the task of a record returned."""
+        name = Path(path).name
+        return self._hit[1] if self._hit and name == self.key else (self.results / name).read_bytes()
+
+    def _look_up(self, key: str) -> tuple[bytes, bytes]:
+        found = FeatureStore(self.cache_dir).find(key, rows=self.rows)
+        if found is None:
+            raise FileNotFoundError(f"no features for key {key} in {self.cache_dir}")
+        handle = FeatureResultSerializer().dumps(found)
+        recorded = self._recorded(key)
+        if recorded is None:  # by no task: the entry is adopted
+            record = self._rebased(key, None)
+            _keep(self.results / key, handle)
+            _keep(self.records / key, record)
+            return record, handle
+        blob = (self.results / key).read_bytes()
+        try:
+            value = FeatureResultSerializer().loads(blob)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
+        if isinstance(value, FeatureSet):  # replaced or moved since, perhaps: the store's word counts
+            if blob != handle:
+                _keep(self.results / key, handle)
+            return self._rebased(key, recorded.get("expiration")), handle
+        if recorded.get("digest") != found.digest:
+            raise FileNotFoundError(f"the result of key {key} is about features that have been replaced")
+        return self._rebased(key, recorded.get("expiration")), blob
+
+    def _recorded(self, key: str) -> dict[str, Any] | None:
+        """A record as plain values, of which few are believed: it may name a serializer that runs code."""
+        try:
+            data = json.loads((self.records / key).read_bytes())
+            ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
+        except (OSError, ValueError, AttributeError):
+            return None
+        return dict(data)
+
+    def _rebased(self, key: str, expiration: Any) -> bytes:
+        """With our serializer, and the result where it is now: the folder may have been moved since."""
+        result = str(self.results / key)
+        return ResultRecordMetadata(
+            storage_key=result, expiration=expiration, serializer=FeatureResultSerializer()
+        ).dump_bytes()
+
+
+class Results(LocalFileSystem):
+    """Results of tasks as files that are never seen half written, as Prefect's own storage leaves them for a moment."""
+
+    _block_type_name = "simet-cache results"
+    _records: Records = PrivateAttr()
+
+    @classmethod
+    def of(cls, records: Records) -> Results:
+        """The results that belong to a run's records."""
+        results = cls(basepath=str(records.results))
+        results._records = records
+        return results
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """What a task returned."""
+        return self._records.result(path)
+
+    async def aread_path(self, path: str) -> bytes:
+        """The same for async tasks."""
+        return self.read_path(path)
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
+        """Keep a result."""
+        _keep(self._resolve_path(path), content)
+
+    async def awrite_path(self, path: str, content: bytes) -> str:
+        """The same for async tasks."""
+        self.write_path(path, content)
+        return path
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(content))
+    except OSError as error:
+        log.info("cannot keep Prefect's record %s: %s", path, error)
+
+
+def _forget_prefects_threads() -> None:
+    """In a forked child they do not exist; waiting for them at its end, Prefect's hooks make it exit with code 1.
+
+    A DataLoader takes that for the crash of a worker, and fails.
+    """
+    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+    hooks[:] = [hook for hook in hooks if not _module_of(hook).startswith("prefect.")]
+
+
+def _module_of(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return getattr(hook, "__module__", None) or ""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_prefects_threads)
