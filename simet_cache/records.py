@@ -139,8 +139,8 @@ class Records(WritableFileSystem):
             if blob != handle:
                 _keep(self.results / key, handle)
             return self._rebased(key, recorded.get("expiration")), handle
-        if recorded.get("digest") != found.digest:
-            raise FileNotFoundError(f"the result of key {key} is about features that have been replaced")
+        if isinstance(value, BaseException) or recorded.get("digest") != found.digest:
+            raise FileNotFoundError(f"the result of key {key} is an error, or about features that were replaced")
         return self._rebased(key, recorded.get("expiration")), blob
 
     def _recorded(self, key: str) -> dict[str, Any] | None:

@@ -150,7 +150,7 @@ def test_a_damaged_record_never_fails_a_task(tmp_path: Path, garbage: bytes) -> 
     assert state.result() == handle
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"7", b'{"other": 1}', b'{"feature_set": 3}'])
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"7", b'{"other": 1}', b'{"feature_set": 3}', b'{"error": "x"}'])
 def test_a_damaged_result_never_fails_a_task(tmp_path: Path, garbage: bytes) -> None:
     extract = make_task(tmp_path, Extractor())
     handle = extract(loader())
