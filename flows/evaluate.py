@@ -12,12 +12,13 @@ Exit code 0: every dataset was measured and every restraint holds. 1: not so. 2:
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from prefect import flow  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
-from flows.session import quiet_server, wait_until_recorded  # noqa: E402
+from flows.session import ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
-from simet_cache.errors import SimetCacheError  # noqa: E402
+from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
 from simet_cache.report.files import prepare_folder  # noqa: E402
 from simet_cache.report.results import DatasetResult, EvaluationResults  # noqa: E402
 from simet_cache.report.table import print_table  # noqa: E402
@@ -44,7 +45,7 @@ from tasks.states import error_of  # noqa: E402
 
 EXAMPLE = ROOT / "examples" / "digits.yaml"
 PASSED, NOT_PASSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_VERSIONS = ("numpy", "pillow", "prefect", "torch", "torch-fidelity", "torchvision")
+_PACKAGES = ("numpy", "pillow", "prefect", "simet-cache", "torch", "torch-fidelity", "torchvision")
 
 
 @flow(name="evaluate", persist_result=False, validate_parameters=True)
@@ -64,7 +65,8 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
         datasets=datasets,
         verdicts=tuple(judge(config.restraints, {one.name: one.plain_values() for one in datasets})),
         config=config.model_dump(mode="json"),
-        versions={name: version(name) for name in _VERSIONS},
+        versions=_versions(),
+        platform=platform.platform(),
         started_at=started_at,
         seconds=time.perf_counter() - started,
     )
@@ -93,6 +95,16 @@ def _measured(
     return replace(found, values=state.result())
 
 
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # like the library, run from a checkout
+            found[name] = "not installed"
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow as a command.
 
@@ -108,9 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return BAD_INPUT
     try:
-        with quiet_server():
+        with ended_by_sigterm(), quiet_server():
             state = evaluate(config, return_state=True)
             wait_until_recorded(state.state_details.flow_run_id, last="report")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -127,7 +142,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description="Measure image sets against a reference; features that are cached are not extracted again.",
-        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input.",
+        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input. 130: interrupted.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; by default the digits example")
     parser.add_argument("--real", metavar="DIR", help="the folder of the reference, in place of CONFIG")

@@ -7,10 +7,16 @@ tasks became.
 
 from __future__ import annotations
 
+import functools
 import logging
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import httpx
@@ -21,6 +27,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOGGING_SERVER_LEVEL,
@@ -29,7 +36,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from simet_cache.errors import SimetCacheError
+from simet_cache.errors import ConfigError, SimetCacheError
+
+TERMINATED = 128 + signal.SIGTERM
 
 _PAGE = 200  # the most task runs that one request may ask for
 
@@ -40,7 +49,12 @@ def quiet_server() -> Iterator[None]:
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_one_sentence)
     logging.getLogger("simet_cache").setLevel(logging.INFO)
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            if client.api_healthcheck() is not None:
+                raise ConfigError(
+                    [f"PREFECT_API_URL: no Prefect server answers at {url}; start it, or unset the variable"]
+                )
         yield
         return
     settings = {
@@ -49,7 +63,30 @@ def quiet_server() -> Iterator[None]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
     }
     with temporary_settings(settings):
+        _ServerOutOfReach()  # the one that Prefect will use: there is one for each process
         yield
+
+
+class _ServerOutOfReach(SubprocessASGIServer):
+    """Prefect's temporary server in a process group of its own.
+
+    Ctrl-C in a terminal reaches a whole group: the server would be gone before the run could tell it of its end, and
+    Prefect tries for minutes to reach it.
+    """
+
+    def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+        with patch.object(subprocess, "Popen", functools.partial(subprocess.Popen, process_group=0)):
+            return super()._run_uvicorn_command()
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the run as an exit does, so that the temporary server goes with it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:

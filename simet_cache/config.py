@@ -96,8 +96,8 @@ class FolderConfig(_DatasetConfig):
         raise ValueError(f"no such folder: {path}{hint and '.' + hint}")
 
     def default_name(self) -> str:
-        """The folder's own name."""
-        return self.path.resolve().name
+        """The folder's name; a link's own, as in ``latest``, and not that of what it leads to."""
+        return self.path.resolve().name if self.path.name in ("", "..") else self.path.name
 
 
 class GlobConfig(_DatasetConfig):

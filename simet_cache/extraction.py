@@ -111,6 +111,7 @@ def extract_to_store(
             },
             "suffix": suffix,
             "extractor": config.model_dump(mode="json"),
+            "device": str(resolve_device(config.device)),
             "seconds": round(seconds, 3),
             "images_per_second": round(len(features) / seconds, 2),
         }

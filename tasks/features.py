@@ -102,6 +102,7 @@ def features_of(one: Any, config: EvaluationConfig, done: dict[str, DatasetResul
         cached=state.name == "Cached",
         extraction_seconds=manifest.get("seconds"),
         images_per_second=manifest.get("images_per_second"),
+        device=manifest.get("device"),
         skipped=tuple(manifest.get("skipped") or [asdict(image) for image in skipped]),
     )
     return done[key]

@@ -47,7 +47,7 @@ def open_dataset(config: Any, *, transform: Transform, home: Path) -> OpenedData
         DatasetError: There is no such dataset, it has no images, or fewer than its subset asks for.
     """
     opened = _OPEN[type(config).__name__](config, transform, home)
-    return OpenedDataset(_drawn(opened.dataset, config.subset, config.name), opened.suffix)
+    return OpenedDataset(_drawn(opened.dataset, config.subset), opened.suffix)
 
 
 def _folder(config: Any, transform: Transform, _: Path) -> OpenedDataset:
@@ -71,11 +71,11 @@ _OPEN: dict[str, Callable[[Any, Transform, Path], OpenedDataset]] = {
 }
 
 
-def _drawn(dataset: Any, subset: SubsetConfig | None, name: str) -> Any:
+def _drawn(dataset: Any, subset: SubsetConfig | None) -> Any:
     """So many items, always the same for a seed; the dataset itself where all are asked for."""
     if subset is None or subset.size == len(dataset):
         return dataset
     if subset.size > len(dataset):
-        raise DatasetError(f"{name}: a subset of {subset.size} images was asked for, and there are {len(dataset)}")
+        raise DatasetError(f"a subset of {subset.size} images was asked for, and there are {len(dataset)}")
     drawn = random.Random(subset.seed).sample(range(len(dataset)), subset.size)  # noqa: S311 - no secret
     return Subset(dataset, sorted(drawn))

@@ -24,6 +24,7 @@ class DatasetResult:
         extraction_seconds: How long the extraction took, in this run or in the one that made the features; None where
             nobody wrote it down.
         images_per_second: Likewise.
+        device: What it ran on, likewise.
         skipped: Images that could not be read and were left out, with the reason.
         error: Why it could not be measured; None where it was.
         values: By metric; empty for the reference, and where it could not be measured.
@@ -36,6 +37,7 @@ class DatasetResult:
     cached: bool = False
     extraction_seconds: float | None = None
     images_per_second: float | None = None
+    device: str | None = None
     skipped: tuple[dict[str, str], ...] = ()
     error: str | None = None
     values: Mapping[str, MetricValue] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class EvaluationResults:
         datasets: The others, in the order of the configuration.
         verdicts: Every restraint on every dataset that it is about.
         config: The configuration as it was used, as JSON values.
-        versions: Of the packages that values depend on.
+        versions: Of Python and of the packages that values depend on.
+        platform: The operating system and processor.
         started_at: ISO 8601, UTC.
         seconds: Wall time.
     """
@@ -65,6 +68,7 @@ class EvaluationResults:
     verdicts: tuple[Verdict, ...]
     config: Mapping[str, Any]
     versions: Mapping[str, str]
+    platform: str
     started_at: str
     seconds: float
 
@@ -113,6 +117,7 @@ class EvaluationResults:
             "restraints": [{**asdict(verdict), "passed": verdict.passed} for verdict in self.verdicts],
             "config": dict(self.config),
             "versions": dict(self.versions),
+            "platform": self.platform,
         }
 
 
@@ -124,6 +129,7 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "cached": result.cached,
         "extraction_seconds": result.extraction_seconds,
         "images_per_second": result.images_per_second,
+        "device": result.device,
         "skipped": list(result.skipped),
         "error": result.error,
         "values": {name: asdict(value) for name, value in result.values.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -30,9 +31,9 @@ class _Cell:
 def print_table(results: EvaluationResults) -> None:
     """Print the results to standard output: as wide as they are in a pipe, as the terminal wants in a terminal."""
     if sys.stdout.isatty():
-        console = Console(highlight=False)
+        console = _Terminal(highlight=False)
     else:
-        console = Console(highlight=False, width=10_000, color_system=None)
+        console = _Terminal(highlight=False, width=10_000, color_system=None)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # an ASCII stream, or a name that is no text, shall not end the run
     header, rows = _cells(results)
@@ -52,6 +53,16 @@ def print_table(results: EvaluationResults) -> None:
     console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
 
 
+class _Terminal(Console):
+    """Who closes the pipe, like head, wants to see no more; the run goes on, and ends as it would have."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the process, as rich does."""
+        self.quiet = True
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def as_markdown(results: EvaluationResults) -> str:
     """The same table for a Prefect artifact."""
     header, rows = _cells(results)
@@ -66,6 +77,8 @@ def notes(results: EvaluationResults) -> list[str]:
     if results.reference.error is not None:
         return [f"{results.reference.name}, the reference, has no features: {results.reference.error}"]
     lines = [f"{one.name} was not measured: {one.error}" for one in results.datasets if one.error is not None]
+    if any("cannot read image" in line for line in lines):
+        lines.append("on_bad_image: skip leaves such images out, and lists them in the results")
     lines += [f"restraint broken: {verdict}" for verdict in results.verdicts if not verdict.passed]
     for one in (results.reference, *results.datasets):
         if one.skipped:

@@ -100,4 +100,4 @@ def test_all_images_are_no_subset(root: Path) -> None:
 def test_more_than_there_is(root: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         subset(root, size=21)
-    assert str(caught.value) == "mine: a subset of 21 images was asked for, and there are 20"
+    assert str(caught.value) == "a subset of 21 images was asked for, and there are 20"

@@ -174,7 +174,9 @@ class TestFlow:
         assert value["width"] == 512
         assert written["labels"]["fid"] == "FD (resnet18_random0_32px)"
         assert written["config"]["extractor"]["seed"] == 0
-        assert {"torch", "torchvision", "numpy", "prefect"} <= written["versions"].keys()
+        assert {"torch", "torchvision", "numpy", "prefect", "python", "simet-cache"} <= written["versions"].keys()
+        assert written["platform"]
+        assert written["datasets"][0]["device"] == "cpu"
         assert written["datasets"][0]["extraction_seconds"] > 0
         with (tmp_path / "results" / "results.csv").open() as file:
             rows = list(csv.DictReader(file))
@@ -364,9 +366,31 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert "the tasks of this checkout" in done.stdout
 
-    def test_ctrl_c_ends_the_run_in_one_sentence_and_keeps_what_was_extracted(
-        self, project: Path, images: Callable[..., Path], tmp_path: Path
+    def test_a_reader_that_sees_no_more_changes_nothing(self, project: Path) -> None:
+        command = f"{sys.executable} {SCRIPT} config.yaml | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "ERROR" not in done.stderr
+        assert json.loads((project / "results" / "results.json").read_text())["passed"]
+
+    def test_a_server_that_does_not_answer_is_one_sentence_and_exit_code_2(
+        self, project: Path, run: Callable[..., Any]
     ) -> None:
+        done = run(SCRIPT, "config.yaml", cwd=project, PREFECT_API_URL="http://127.0.0.1:9/api")
+        assert done.returncode == 2
+        assert "no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_an_interrupted_run_ends_soon_and_keeps_what_was_extracted(
+        self,
+        project: Path,
+        images: Callable[..., Path],
+        task_states: Callable[[], dict[str, list[str]]],
+        sent: signal.Signals,
+        code: int,
+    ) -> None:
+        """As from a terminal, whose Ctrl-C reaches every process of the group."""
         images("project/many", 4000)
         arguments = ["--real", "real", "--synth", "many", "--set", "extractor.name=resnet18"]
         process = subprocess.Popen(
@@ -381,10 +405,11 @@ class TestCommand:
             if "extract real" in line:
                 break
         time.sleep(1)
-        os.kill(process.pid, signal.SIGINT)
+        os.killpg(process.pid, sent)
         rest = process.stderr.read()
-        assert process.wait(timeout=60) == 130
-        assert "the next run goes on from there" in rest
+        assert process.wait(timeout=60) == code, rest
+        assert "Error logging to API" not in rest
+        assert ("the next run goes on from there" in rest) == (sent is signal.SIGINT)
         assert len(list((project / "cache" / "features").glob("*.pkl"))) == 1
         assert not list((project / "cache" / "features").glob(".*.tmp"))
 

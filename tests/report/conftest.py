@@ -71,6 +71,7 @@ def results() -> Results:
             verdicts=verdicts,
             config={"metrics": {metric: {} for metric in metrics}, "extractor": {"seed": 3}},
             versions={"torch": "2.9"},
+            platform="Linux",
             started_at="2025-01-01T00:00:00+00:00",
             seconds=12.34567,
         )
