@@ -95,20 +95,13 @@ def extract_to_store(
             if found := store.find(wanted_key, rows=len(wanted)):
                 return found
         ordered, files = in_key_order(dataset)
-        base = resolve_subset(dataset)[0]
-        root = getattr(base, "root", None)
-        print_before = "unknown" if files is None else fingerprint(base.root, files)
+        origin = _origin(dataset, files, name)  # before the images are read: what changes meanwhile shall be seen
         started = time.perf_counter()
         features, bad = extract(ordered, config=config, skip=on_bad_image == "skip", name=name)
         seconds = time.perf_counter() - started
         log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
         details = {
-            "dataset": {
-                "name": name,
-                "class": type(base).__name__,
-                "root": None if root is None else str(root),
-                "fingerprint": print_before,
-            },
+            "dataset": origin,
             "suffix": suffix,
             "extractor": config.model_dump(mode="json"),
             "device": str(resolve_device(config.device)),
@@ -122,9 +115,21 @@ def extract_to_store(
         good = np.delete(np.arange(len(ordered)), [position for position, _ in bad])
         remaining = Subset(ordered, good.tolist())
         skipped = [SkippedImage(error.path, error.reason) for _, error in bad]
-        remember_skipped(store, key, [position for position, _ in bad], skipped, print_before)
+        remember_skipped(store, key, [position for position, _ in bad], skipped, origin["fingerprint"])
         good_key = feature_key(remaining, suffix=suffix, batch_size=config.batch_size)
         return store.put(good_key, features, skipped=[asdict(image) for image in skipped], **details)
+
+
+def _origin(dataset: Any, files: list[str] | None, name: str) -> dict[str, Any]:
+    """What features are made from, for their manifest."""
+    base = resolve_subset(dataset)[0]
+    root = getattr(base, "root", None)
+    return {
+        "name": name,
+        "class": type(base).__name__,
+        "root": None if root is None else str(root),
+        "fingerprint": "unknown" if files is None else fingerprint(base.root, files),
+    }
 
 
 def in_key_order(dataset: Any) -> tuple[Any, list[str] | None]:
