@@ -33,6 +33,7 @@ from flows.session import ended_by_sigterm, quiet_server, wait_until_recorded  #
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
+from simet_cache.plan import store_of  # noqa: E402
 from simet_cache.report.files import prepare_folder  # noqa: E402
 from simet_cache.report.results import DatasetResult, EvaluationResults  # noqa: E402
 from simet_cache.report.table import print_table  # noqa: E402
@@ -58,8 +59,10 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
     """
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     done: dict[str, DatasetResult] = {}
-    reference = features_of(config.reference, config, done)
-    datasets = tuple(_measured(one, reference, config, done) for one in config.datasets)
+    store = store_of(config)
+    store.catch_up()
+    reference = features_of(config.reference, config, store, done)
+    datasets = tuple(_measured(one, reference, config, store, done) for one in config.datasets)
     results = EvaluationResults(
         reference=reference,
         datasets=datasets,
@@ -77,12 +80,12 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
 
 
 def _measured(
-    one: Any, reference: DatasetResult, config: EvaluationConfig, done: dict[str, DatasetResult]
+    one: Any, reference: DatasetResult, config: EvaluationConfig, store: FeatureStore, done: dict[str, DatasetResult]
 ) -> DatasetResult:
     """One dataset against the reference. What goes wrong is its result, so that the others go on."""
     if reference.features is None:
         return DatasetResult(one.name, reference.suffix, error="the reference has no features")
-    found = features_of(one, config, done)
+    found = features_of(one, config, store, done)
     if found.features is None:
         return found
     started = time.perf_counter()
@@ -114,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         config = _config(options)
-        FeatureStore(config.cache_dir)
+        store_of(config)
         prepare_folder(config.output)
     except SimetCacheError as error:
         print(error, file=sys.stderr)

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
         ImageReadError,
         KeyInputError,
         MetricError,
+        RemoteError,
         SimetCacheError,
+        StaleEntryError,
         StoreError,
         UnsafePickleError,
         WeightsError,
     )
+    from simet_cache.featureset import FeatureSet
     from simet_cache.key import feature_key
     from simet_cache.policy import FeatureCachePolicy, feature_task, refresh_requested
     from simet_cache.service import FeatureCacheService
-    from simet_cache.store import FeatureSet, FeatureStore
+    from simet_cache.store import FeatureStore
 
 __all__ = [
     "ConfigError",
@@ -45,7 +48,9 @@ __all__ = [
     "ImageReadError",
     "KeyInputError",
     "MetricError",
+    "RemoteError",
     "SimetCacheError",
+    "StaleEntryError",
     "StoreError",
     "UnsafePickleError",
     "WeightsError",
@@ -59,7 +64,7 @@ _MODULES = {
     "EvaluationConfig": "config",
     "FeatureCachePolicy": "policy",
     "FeatureCacheService": "service",
-    "FeatureSet": "store",
+    "FeatureSet": "featureset",
     "FeatureStore": "store",
     "feature_key": "key",
     "feature_task": "policy",

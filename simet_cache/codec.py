@@ -1,33 +1,80 @@
-"""One array <-> one pickle file that is safe to load.
+"""One array <-> one pickle file: safe to load, and to be used without reading it first.
 
-A file is an ordinary pickle of one NumPy array, as ``pickle.load`` reads it and as ``simet`` writes it. Reading never
-unpickles freely: only the handful of names that NumPy arrays need are allowed, and they stand for our own functions.
+What is written here is an ordinary pickle, which ``pickle.load`` reads without this package, but of one fixed form::
+
+    0      head   PROTO 5; a mark, pushed and popped; NumPy's function; BYTEARRAY8 with the length of the payload
+    64     payload   the values: float16, float32 or float64, little-endian, in C order
+    -73    tail   the dtype, the shape, and the call of the function
+
+so that head, tail and size tell what a file holds, and the payload can be mapped into memory as it lies. Every other
+pickle of an array, as ``simet`` or ``pickle.dump`` writes it, is read by the restricted unpickler.
 """
 
 from __future__ import annotations
 
-import codecs
+import io
+import math
+import mmap
 import os
 import pickle
-import re
-from collections.abc import Callable
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, NoReturn
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from simet_cache.errors import DamagedEntryError, UnsafePickleError
+from simet_cache.errors import DamagedEntryError, FeaturesError
+from simet_cache.unpickler import unpickle
 
 FloatArray = npt.NDArray[np.floating[Any]]
-_LONG = 1 << 16
-_PythonUnpickler: Any = pickle._Unpickler  # noqa: SLF001 - no opcode of the public one, in C, can be replaced
+_BLOCK = 1 << 20  # what fits into a processor's cache is hashed there while it is on its way
 
 
-def write(array: FloatArray, file: IO[bytes]) -> None:
-    """Pickle one array with the highest protocol."""
-    pickle.dump(np.ascontiguousarray(array), file, protocol=pickle.HIGHEST_PROTOCOL)
+@dataclass(frozen=True)
+class Layout:
+    """Where the values of a file that ``write`` wrote are.
+
+    Attributes:
+        shape: (N, D), neither of them zero.
+        dtype: float16, float32 or float64, little-endian.
+        offset: Where the values start, in bytes; they stand in C order.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating[Any]]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """The length of the values in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write(array: FloatArray, file: IO[bytes]) -> str:
+    """Write one array of shape (N, D) and dtype float16, float32 or float64, block by block.
+
+    Returns:
+        The digest of the content, as ``digest`` says it of the array.
+
+    Raises:
+        FeaturesError: It is no such array, or an empty one; nothing is written.
+        OSError: The file cannot be written.
+    """
+    if not is_feature_array(array) or not array.size:
+        raise FeaturesError(f"expected a 2-D float array with rows and columns to be written, found {describe(array)}")
+    rows, width = array.shape
+    layout = Layout((rows, width), _little(array.dtype), _OFFSET)
+    state = _hasher(layout.dtype, layout.shape)
+    file.write(_head(layout))
+    for block in _blocks(array):
+        state.update(block)
+        file.write(block)
+    file.write(_tail(layout))
+    return state.hexdigest()
 
 
 def read(path: Path) -> FloatArray:
@@ -41,23 +88,89 @@ def read(path: Path) -> FloatArray:
         DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
         OSError: The file cannot be opened.
     """
-    with path.open("rb") as file:
-        try:
-            value = _ArrayUnpickler(file, path).load()
-        except (UnsafePickleError, OSError, MemoryError):
-            raise
-        except Exception as error:  # the unpickler raises whatever a damaged stream makes it raise
-            raise DamagedEntryError(
-                f"{path} is no readable pickle of an array: {type(error).__name__}: {error}"
-            ) from error
-        if file.read(1):
-            raise DamagedEntryError(f"{path} goes on after the end of its pickle")
-    if isinstance(value, _Array):
-        value = value.value
-    if not is_feature_array(value):
-        raise DamagedEntryError(f"{path} holds {describe(value)}, not a 2-D float array")
-    array: FloatArray = value
-    return array if array.flags.writeable else array.copy()
+    with _open(path) as file:
+        layout = _recognise(file, path)
+        if layout is None:
+            return _read_pickle(file, path)
+        array = np.empty(layout.shape, layout.dtype)
+        file.seek(layout.offset)
+        if file.readinto(_as_bytes(array)) < layout.nbytes:
+            raise DamagedEntryError(f"{path} was cut short while it was read")
+        return array
+
+
+def open_mapped(path: Path) -> FloatArray:
+    """Open one array of shape (N, D) for reading, without reading it where ``write`` wrote it.
+
+    The values then come from the page cache, aligned to 64 bytes, and the file stays what it was when it was opened
+    even if another one takes its place. Only a program that shortens the file itself would end this process.
+
+    Returns:
+        A read-only array.
+
+    Raises:
+        UnsafePickleError: The pickle names something that no array needs.
+        DamagedEntryError: The file is no pickle of a 2-D float array with rows and columns, or is cut short.
+        OSError: The file cannot be opened.
+    """
+    with _open(path) as file:
+        layout = _recognise(file, path)
+        if layout is not None:
+            return _map(file, path, layout)
+        array = _read_pickle(file, path)
+    if not array.size:
+        raise DamagedEntryError(f"{path} holds {describe(array)}, which is empty")
+    array.flags.writeable = False
+    return array
+
+
+def inspect(path: Path) -> Layout | None:
+    """Tell what a file holds from its head, tail and size alone, in microseconds.
+
+    Returns:
+        None where another program wrote the file, or an older version: then only reading it tells.
+
+    Raises:
+        DamagedEntryError: The file starts as ``write`` starts one, but was cut short or changed.
+        OSError: The file cannot be opened.
+    """
+    with _open(path) as file:
+        return _recognise(file, path)
+
+
+def verify(path: Path) -> str:
+    """The digest of what a file holds, read anew; in little memory where ``write`` wrote it.
+
+    It reads rather than maps, which were faster: a disk that fails is then an error, not the end of the process.
+
+    Raises:
+        UnsafePickleError: The pickle names something that no array needs.
+        DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
+        OSError: The file cannot be opened or read.
+    """
+    with _open(path) as file:
+        layout = _recognise(file, path)
+        if layout is None:
+            return digest(_read_pickle(file, path))
+        state = _hasher(layout.dtype, layout.shape)
+        file.seek(layout.offset)
+        buffer = memoryview(bytearray(_BLOCK))
+        left = layout.nbytes
+        while left:
+            length = file.readinto(buffer[: min(left, _BLOCK)])
+            if not length:
+                raise DamagedEntryError(f"{path} was cut short while it was read")
+            state.update(buffer[:length])
+            left -= length
+        return state.hexdigest()
+
+
+def digest(array: FloatArray) -> str:
+    """The xxh3-128 of an array's dtype, shape and values, however it is laid out or pickled (32 hex digits)."""
+    state = _hasher(array.dtype, array.shape)
+    for block in _blocks(array):
+        state.update(block)
+    return state.hexdigest()
 
 
 def is_feature_array(value: object) -> bool:
@@ -73,146 +186,151 @@ def describe(value: object) -> str:
     return kind
 
 
-def digest(array: FloatArray) -> str:
-    """The xxh3-128 of an array's dtype, shape and values, however it is laid out or pickled (32 hex digits)."""
-    state = xxhash.xxh3_128(f"{array.dtype.str}{array.shape}".encode())
-    state.update(np.ascontiguousarray(array).data)
-    return state.hexdigest()
+# Files
 
 
-class _ArrayUnpickler(_PythonUnpickler):  # type: ignore[misc]
-    """Knows no names but those of arrays, which stand for our own functions, and fills no container.
+def _open(path: Path) -> io.BufferedReader:
+    """Opens regular files only: a pipe in the place of one would keep its reader waiting for ever."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DamagedEntryError(f"{path} is no regular file")
+    return file
 
-    With all of pickle's opcodes a file needs no name to end the process: by hashing a deeply nested tuple, by restoring
-    one array twice, or by a memo of 32 GiB.
+
+def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:
+    """A pickle of any layout, by the restricted unpickler."""
+    value = unpickle(file, path)
+    if not is_feature_array(value):
+        raise DamagedEntryError(f"{path} holds {describe(value)}, not a 2-D float array")
+    array: FloatArray = value  # type: ignore[assignment]  # that is what was asked
+    return array if array.flags.writeable else array.copy()
+
+
+def _map(file: io.BufferedReader, path: Path, layout: Layout) -> FloatArray:
+    try:
+        mapping = mmap.mmap(file.fileno(), layout.offset + layout.nbytes, access=mmap.ACCESS_READ)
+    except ValueError as error:  # it had that length a moment ago
+        raise DamagedEntryError(f"{path} was cut short while it was opened") from error
+    return np.frombuffer(mapping, layout.dtype, math.prod(layout.shape), layout.offset).reshape(layout.shape)
+
+
+# Content
+
+
+def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What values are written and hashed as, so that the machine that made them makes no difference."""
+    return dtype.newbyteorder("<")
+
+
+def _hasher(dtype: np.dtype[Any], shape: tuple[int, ...]) -> xxhash.xxh3_128:
+    return xxhash.xxh3_128(f"{_little(dtype).str}{shape}".encode())
+
+
+def _as_bytes(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array that stands in C order, as they lie."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _blocks(array: npt.NDArray[Any]) -> Iterator[memoryview]:
+    """The values in C order and little-endian, in blocks of bytes that last until the next one.
+
+    An array that lies otherwise is never copied whole, however long its rows are.
     """
+    dtype = _little(array.dtype)
+    if array.flags.c_contiguous and array.dtype == dtype:
+        content = _as_bytes(array)
+        for start in range(0, len(content), _BLOCK):
+            yield content[start : start + _BLOCK]
+        return
+    with np.nditer(  # type: ignore[call-overload]  # NumPy 2.4 misspells contig in its types
+        array,
+        flags=["buffered", "external_loop"],
+        op_flags=["readonly", "contig"],
+        op_dtypes=dtype,
+        casting="equiv",
+        order="C",
+        buffersize=_BLOCK // dtype.itemsize,
+    ) as blocks:
+        for block in blocks:
+            yield _as_bytes(block)
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(_Bounded(file))
-        self._path = path
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return self._encode
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            self._refuse(f"{module}.{name}")
+# The fixed form
 
-    def get_extension(self, code: int) -> NoReturn:
-        self._refuse(f"what another program registered as extension {code}")
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise UnsafePickleError(
-            f"{self._path} asks for {what}, which no array needs; it was not loaded and is left where it is."
-            " Delete it if you do not know who wrote it"
+def _text(value: str) -> bytes:
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode("ascii")
+
+
+def _global(module: str, name: str) -> bytes:
+    return _text(module) + _text(name) + pickle.STACK_GLOBAL
+
+
+def _long(value: int) -> bytes:
+    """An integer of fixed width."""
+    return pickle.LONG1 + b"\x08" + value.to_bytes(8, "little")
+
+
+# The mark also fills the head to 64 bytes: payloads are aligned as NumPy's and BLAS's widest loads like it.
+_MARK = pickle.PROTO + b"\x05" + pickle.SHORT_BINBYTES + b"\x0e" + b"simet-cache v1" + pickle.POP
+_BEFORE_LENGTH = _MARK + _global("numpy._core.numeric", "_frombuffer") + pickle.MARK + pickle.BYTEARRAY8
+_OFFSET = len(_BEFORE_LENGTH) + 8
+_BEFORE_DTYPE = _global("numpy", "dtype") + pickle.SHORT_BINUNICODE + b"\x02"
+_BEFORE_SHAPE = (
+    b"".join(  # what numpy.dtype is called with besides its name, and the state of one that is little-endian
+        [
+            *(pickle.NEWFALSE, pickle.NEWTRUE, pickle.TUPLE3, pickle.REDUCE),
+            *(pickle.MARK, pickle.BININT1, b"\x03", _text("<"), pickle.NONE, pickle.NONE, pickle.NONE),
+            *(pickle.BININT, b"\xff\xff\xff\xff", pickle.BININT, b"\xff\xff\xff\xff", pickle.BININT1, b"\x00"),
+            *(pickle.TUPLE, pickle.BUILD),
+        ]
+    )
+)
+_AFTER_SHAPE = pickle.TUPLE2 + _text("C") + pickle.TUPLE + pickle.REDUCE + pickle.STOP
+_DTYPES = {code.encode(): np.dtype(f"<{code}") for code in ("f2", "f4", "f8")}
+
+
+def _head(layout: Layout) -> bytes:
+    return _BEFORE_LENGTH + layout.nbytes.to_bytes(8, "little")
+
+
+def _tail(layout: Layout) -> bytes:
+    dtype = _BEFORE_DTYPE + layout.dtype.str[1:].encode() + _BEFORE_SHAPE
+    return dtype + _long(layout.shape[0]) + _long(layout.shape[1]) + _AFTER_SHAPE
+
+
+_DTYPE_AT = len(_BEFORE_DTYPE)
+_ROWS_AT = _DTYPE_AT + 2 + len(_BEFORE_SHAPE) + 2
+_WIDTH_AT = _ROWS_AT + 8 + 2
+_TAIL_SIZE = _WIDTH_AT + 8 + len(_AFTER_SHAPE)
+
+
+def _recognise(file: io.BufferedReader, path: Path) -> Layout | None:
+    """What ``inspect`` says of an open file. Where it stands is not changed."""
+    handle = file.fileno()
+    head = os.pread(handle, _OFFSET, 0)
+    if head[: len(_MARK)] != _MARK[: len(head)]:
+        return None
+    size = os.fstat(handle).st_size
+    tail = os.pread(handle, _TAIL_SIZE, max(size - _TAIL_SIZE, 0))
+    layout = _declared(tail)
+    if layout is None or (head, tail) != (_head(layout), _tail(layout)) or size != _size(layout):
+        raise DamagedEntryError(
+            f"{path} starts as a file of simet-cache, but its head, its tail and its {size} bytes do not fit together:"
+            " it was cut short or changed"
         )
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocol 2 carries bytes; other codecs could inflate a small file without bound."""
-        if encoding != "latin1":
-            self._refuse(f"the codec {encoding}" if isinstance(encoding, str) else "a codec")
-        return codecs.encode(text, encoding)
-
-    def _load_build(self) -> None:
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], _Dtype | _Array):
-            raise pickle.UnpicklingError(f"a state for {type(self.stack[-1]).__name__}")
-        self.stack[-1].restore(*state)
-
-    def _load_bytearray(self) -> None:
-        self.stack.append(self.read(int.from_bytes(self.read(8), "little")))
-
-    def _drop_items(self) -> None:
-        """What would go into a container: no array has one, and hashing the items could recurse without bound."""
-        self.load_tuple()
-        self.stack.pop()
-
-    def _drop_two(self) -> None:
-        del self.stack[-2:]
-
-    def _load_dict(self) -> None:
-        self._drop_items()
-        self.stack.append({})
-
-    def _load_frozenset(self) -> None:
-        self._drop_items()
-        self.stack.append(frozenset())
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **_PythonUnpickler.dispatch,
-        pickle.BUILD[0]: _load_build,
-        pickle.BYTEARRAY8[0]: _load_bytearray,
-        pickle.APPEND[0]: _PythonUnpickler.load_pop,
-        pickle.APPENDS[0]: _drop_items,
-        pickle.ADDITEMS[0]: _drop_items,
-        pickle.SETITEM[0]: _drop_two,
-        pickle.SETITEMS[0]: _drop_items,
-        pickle.DICT[0]: _load_dict,
-        pickle.FROZENSET[0]: _load_frozenset,
-    }
+    return layout
 
 
-class _Bounded:
-    """A file that is never asked for more than it has, however much a pickle declares; long parts are bytearrays."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._size = os.fstat(file.fileno()).st_size
-
-    def readline(self) -> bytes:
-        line = self._file.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError("the file ends within a name")
-        return line
-
-    def read(self, length: int) -> bytes | bytearray:
-        if length > self._size:
-            raise EOFError(f"{length} bytes are declared in a file of {self._size}")
-        if length < _LONG:
-            return self._file.read(length)
-        data = bytearray(length)
-        self._file.readinto(data)  # type: ignore[attr-defined]  # where it falls short, the next opcode is missing
-        return data
+def _size(layout: Layout) -> int:
+    return _OFFSET + layout.nbytes + _TAIL_SIZE
 
 
-class _Dtype:
-    """Stands for ``numpy.dtype``."""
-
-    def __init__(self, name: str, *_: object) -> None:
-        if not isinstance(name, str) or not _DTYPE.fullmatch(name):
-            raise ValueError("a dtype that is no plain one")
-        self.value = np.dtype(name)
-
-    def restore(self, _version: int, order: Literal["<", ">", "|"], *_: object) -> None:
-        if order not in ("<", ">", "|"):
-            raise ValueError("a byte order that is none")
-        self.value = self.value.newbyteorder(order)
-
-
-class _Array:
-    """Stands for what ``_reconstruct`` makes: an array that its state is yet to come for."""
-
-    value: npt.NDArray[Any] | None = None
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def restore(self, _version: int, shape: tuple[int, ...], dtype: _Dtype, fortran: bool, data: bytes) -> None:
-        self.value = _frombuffer(data, dtype, shape, "F" if fortran else "C")
-
-
-def _frombuffer(buffer: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> npt.NDArray[Any]:
-    return np.frombuffer(buffer, dtype.value).reshape(shape, order=order)
-
-
-# The names that pickled arrays of NumPy 1 and 2, protocols 2 to 5, are made of; the class itself is only an argument.
-_ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
-    ("numpy", "ndarray"): "numpy.ndarray",
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-}
-_DTYPE = re.compile(r"[a-zA-Z]\d{0,4}")
+def _declared(tail: bytes) -> Layout | None:
+    """What a tail says, whether or not the rest of it is as it must be; None where no file could hold as much."""
+    dtype = _DTYPES.get(tail[_DTYPE_AT : _DTYPE_AT + 2])
+    rows, width = (int.from_bytes(tail[at : at + 8], "little") for at in (_ROWS_AT, _WIDTH_AT))
+    if dtype is None or not 0 < rows * width < 1 << 60:
+        return None
+    return Layout((rows, width), dtype, _OFFSET)

@@ -31,9 +31,10 @@ from simet_cache import extractors
 from simet_cache.datasets import torchvision_sets
 from simet_cache.datasets.digits import PARTS
 from simet_cache.datasets.folder import has_images
-from simet_cache.errors import DatasetError, MetricError
+from simet_cache.errors import ConfigError, DatasetError, MetricError
 from simet_cache.extractors import fid_inception, torchvision_models
 from simet_cache.metrics import resolve
+from simet_cache.mirror import remote_at
 
 Problem = tuple[tuple[str | int, ...], str]
 
@@ -318,7 +319,21 @@ class EvaluationConfig(_Model):
     metrics: Metrics = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
     restraints: Restraints = {}
     on_bad_image: Literal["stop", "skip"] = "stop"
+    on_stale: Literal["recompute", "error", "reuse"] = "recompute"
+    verify: Literal["quick", "full"] = "quick"
+    fingerprint: Literal["stat", "content"] = "stat"
+    remote: str | None = None
     force_recompute: bool = False
+
+    @field_validator("remote")
+    @classmethod
+    def _opens(cls, remote: str | None) -> str | None:
+        if remote is not None:
+            try:
+                remote_at(remote)
+            except ConfigError as error:
+                raise ValueError(str(error).removeprefix("remote: ")) from error
+        return remote
 
     @field_validator("metrics", mode="before")
     @classmethod

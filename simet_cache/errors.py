@@ -12,7 +12,9 @@
     ├── FeaturesError          what was computed is not a 2-D finite float array with the right rows
     ├── StoreError             the feature cache cannot be read or written
     │   ├── DamagedEntryError  a file of the cache is no feature array
-    │   └── UnsafePickleError  a file of the cache would run code if it were unpickled
+    │   ├── UnsafePickleError  a file of the cache would run code if it were unpickled
+    │   ├── StaleEntryError    the data behind a key have changed since its features were made
+    │   └── RemoteError        the remote home of the cache cannot be reached, or refuses
     └── MetricError            a metric cannot be computed on these features
 
 Each message is one sentence or two: what was expected, what was found, where, and what to do.
@@ -89,6 +91,22 @@ class DamagedEntryError(StoreError):
 
 class UnsafePickleError(StoreError):
     """A file of the cache would run code if it were unpickled. It is left where it is."""
+
+
+class StaleEntryError(StoreError):
+    """The data behind a key have changed since its features were made, and ``on_stale`` says not to go on."""
+
+
+class RemoteError(StoreError):
+    """The remote home of the cache is down, or refuses, or does not have what was asked for.
+
+    Attributes:
+        repeated: Nothing was tried, since it was down a moment ago; that was said then.
+    """
+
+    def __init__(self, message: str, *, repeated: bool = False) -> None:
+        super().__init__(message)
+        self.repeated = repeated
 
 
 class MetricError(SimetCacheError):

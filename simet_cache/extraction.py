@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from tqdm import tqdm
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DatasetError, ExtractorError, ImageReadError
 from simet_cache.extractors import make_extractor
-from simet_cache.fingerprint import fingerprint
+from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key, resolve_subset
+from simet_cache.manifest import Source
 from simet_cache.skipped import SkippedImage, forget_skipped, remember_skipped, without_skipped
-from simet_cache.store import FeatureSet, FeatureStore
+from simet_cache.sources import part_of, source_of
+from simet_cache.store import FeatureStore
 
 if TYPE_CHECKING:
     from simet_cache.config import ExtractorConfig
@@ -63,6 +66,7 @@ def extract_to_store(
     *,
     config: ExtractorConfig,
     suffix: str,
+    source: Source | None = None,
     on_bad_image: str = "stop",
     force: bool = False,
     name: str = "dataset",
@@ -74,6 +78,7 @@ def extract_to_store(
         dataset: Images by position: float32 or uint8 tensors (3, H, W), alone or first of a tuple.
         config: Which model, on which device; its batch size is part of the key.
         suffix: Identifies the output in the key.
+        source: What the features are made from, where somebody has taken it already.
         on_bad_image: ``stop``, or ``skip``: then the features of the good images are stored under the key of the
             Subset of these, and the bad ones are remembered.
         force: Extract and overwrite even where features exist.
@@ -83,67 +88,55 @@ def extract_to_store(
         ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``.
         DatasetError: No image at all can be read.
         ExtractorError: The model cannot be had.
-        StoreError: The features cannot be written.
+        StaleEntryError: There is a stale entry, and the store's ``on_stale`` is ``error``.
+        StoreError: An entry cannot be read. Where features cannot be written, the handle carries them.
     """
-    key = feature_key(dataset, suffix=suffix, batch_size=config.batch_size)
-    if not force and (found := store.find(key, rows=len(dataset))):
+    batch_size, extractor = config.batch_size, make_extractor(config).identity
+    # before the images are read: what changes meanwhile shall be seen
+    source = source or source_of(dataset, suffix=suffix, batch_size=batch_size, name=name, extractor=extractor)
+    key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
+    if not force and (found := store.find(key, rows=len(dataset), source=source)):
         return found
     with store.lock(key):
         if not force:  # another process may have extracted meanwhile, with or without all of the images
-            wanted = without_skipped(store, key, dataset)[0] if on_bad_image == "skip" else dataset
-            wanted_key = feature_key(wanted, suffix=suffix, batch_size=config.batch_size)
-            if found := store.find(wanted_key, rows=len(wanted)):
+            wanted, wanted_source = dataset, source
+            if on_bad_image == "skip":
+                wanted, wanted_source, _ = without_skipped(store, key, dataset, source)
+            wanted_key = feature_key(wanted, suffix=suffix, batch_size=batch_size)
+            if found := store.find(wanted_key, rows=len(wanted), source=wanted_source):
                 return found
-        ordered, files = in_key_order(dataset)
-        origin = _origin(dataset, files, name)  # before the images are read: what changes meanwhile shall be seen
+        ordered = in_key_order(dataset)
         started = time.perf_counter()
         features, bad = extract(ordered, config=config, skip=on_bad_image == "skip", name=name)
         seconds = time.perf_counter() - started
         log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
         details = {
-            "dataset": origin,
-            "suffix": suffix,
-            "extractor": config.model_dump(mode="json"),
-            "device": str(resolve_device(config.device)),
+            "extractor": {**source.extractor, "device": str(resolve_device(config.device)), "libraries": _libraries()},
             "seconds": round(seconds, 3),
             "images_per_second": round(len(features) / seconds, 2),
         }
         if not bad:
             forget_skipped(store, key)
-            return store.put(key, features, **details)
+            return store.keep(key, features, source=source, **details)
         log.warning("%s: skipped %d of %d images that cannot be read", name, len(bad), len(dataset))
         good = np.delete(np.arange(len(ordered)), [position for position, _ in bad])
-        remaining = Subset(ordered, good.tolist())
+        remaining, good_source = part_of(ordered, source, good.tolist())
         skipped = [SkippedImage(error.path, error.reason) for _, error in bad]
-        remember_skipped(store, key, [position for position, _ in bad], skipped, origin["fingerprint"])
-        good_key = feature_key(remaining, suffix=suffix, batch_size=config.batch_size)
-        return store.put(good_key, features, skipped=[asdict(image) for image in skipped], **details)
+        remember_skipped(store, key, [position for position, _ in bad], skipped, source)
+        good_key = feature_key(remaining, suffix=suffix, batch_size=batch_size)
+        skipped_images = [asdict(image) for image in skipped]
+        return store.keep(good_key, features, source=good_source, skipped=skipped_images, **details)
 
 
-def _origin(dataset: Any, files: list[str] | None, name: str) -> dict[str, Any]:
-    """What features are made from, for their manifest."""
-    base = resolve_subset(dataset)[0]
-    root = getattr(base, "root", None)
-    return {
-        "name": name,
-        "class": type(base).__name__,
-        "root": None if root is None else str(root),
-        "fingerprint": "unknown" if files is None else fingerprint(base.root, files),
-    }
+def _libraries() -> dict[str, str]:
+    """What else decides the last bits of features."""
+    return {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")}
 
 
-def in_key_order(dataset: Any) -> tuple[Any, list[str] | None]:
-    """The dataset with its rows in the order that the key implies: for a Subset, ascending indices.
-
-    Returns:
-        The dataset, and the file of each row where the innermost dataset knows its ``files``.
-    """
+def in_key_order(dataset: Any) -> Any:
+    """The dataset with its rows in the order that the key implies: for a Subset, ascending indices."""
     base, indices = resolve_subset(dataset)
-    files = getattr(base, "files", None)
-    if indices is None:
-        return dataset, files
-    ascending = sorted(indices)
-    return Subset(base, ascending), None if files is None else [files[index] for index in ascending]
+    return dataset if indices is None else Subset(base, sorted(indices))
 
 
 def extract(

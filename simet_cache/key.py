@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,46 @@ def feature_key(dataset: Any, *, suffix: str, batch_size: int | None) -> str:
     Source: ``simet``, ``FeatureCacheService``. It differs where ``simet`` is unstable or collides: integers of NumPy
     and torch count as plain ones, negative indices as the positions they mean, and nested subsets are resolved first.
     """
-    if not isinstance(suffix, str):
-        raise KeyInputError(f"the extractor suffix must be a string, found {type(suffix).__name__}")
-    base, indices = resolve_subset(dataset)
-    identity = _identity(base)
-    if indices is not None:
-        identity += f"_subset_{hash(tuple(sorted(indices)))}"
-    size = None if batch_size is None else _plain_int(batch_size, "the batch size")
-    length = _length(base) if indices is None else len(indices)
-    suffix = str.__str__(suffix)  # NumPy's strings and enumerations write themselves differently in a list
-    return hashlib.md5(str([identity, suffix, length, size]).encode(), usedforsecurity=False).hexdigest()
+    return KeyComponents.of(dataset, suffix=suffix, batch_size=batch_size).key()
+
+
+@dataclass(frozen=True)
+class KeyComponents:
+    """What is in a key, in clear.
+
+    Attributes:
+        dataset: The resolved path of the dataset's root, or its class name and length.
+        subset: The hash of the sorted indices; None for a whole dataset.
+        suffix: Names the extractor.
+        length: How many items.
+        batch_size: The loader's.
+    """
+
+    dataset: str
+    subset: int | None
+    suffix: str
+    length: int
+    batch_size: int | None
+
+    @classmethod
+    def of(cls, dataset: Any, *, suffix: str, batch_size: int | None) -> KeyComponents:
+        """See ``feature_key``."""
+        if not isinstance(suffix, str):
+            raise KeyInputError(f"the extractor suffix must be a string, found {type(suffix).__name__}")
+        base, indices = resolve_subset(dataset)
+        return cls(
+            dataset=_identity(base),
+            subset=None if indices is None else hash(tuple(sorted(indices))),
+            suffix=str.__str__(suffix),  # NumPy's strings and enumerations write themselves differently in a list
+            length=_length(base) if indices is None else len(indices),
+            batch_size=None if batch_size is None else _plain_int(batch_size, "the batch size"),
+        )
+
+    def key(self) -> str:
+        """32 hexadecimal digits."""
+        identity = self.dataset if self.subset is None else f"{self.dataset}_subset_{self.subset}"
+        blob = str([identity, self.suffix, self.length, self.batch_size]).encode()
+        return hashlib.md5(blob, usedforsecurity=False).hexdigest()
 
 
 def resolve_subset(dataset: Any) -> tuple[Any, list[int] | None]:

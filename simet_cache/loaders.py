@@ -1,14 +1,16 @@
-"""What a DataLoader promises: its key, and how many rows it will give."""
+"""What a DataLoader promises: its key, what it reads, and how many rows it will give, in which order."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from simet_cache.errors import KeyInputError
-from simet_cache.key import feature_key
+from simet_cache.key import feature_key, resolve_subset
+from simet_cache.manifest import DATASET_ORDER, LOADER_ORDER, Source
+from simet_cache.sources import source_of
 
 
 def loader_key(loader: DataLoader[Any], *, suffix: str) -> str:
@@ -20,6 +22,25 @@ def loader_key(loader: DataLoader[Any], *, suffix: str) -> str:
     if not isinstance(loader, DataLoader):
         raise KeyInputError(f"expected a torch DataLoader, found {type(loader).__name__}")
     return feature_key(loader.dataset, suffix=suffix, batch_size=loader.batch_size)
+
+
+def loader_source(loader: DataLoader[Any], *, suffix: str) -> Source:
+    """What the features of a loader would be made from now.
+
+    Raises:
+        KeyInputError: The loader has no key.
+    """
+    order = DATASET_ORDER if _in_key_order(loader) else LOADER_ORDER
+    return source_of(loader.dataset, suffix=suffix, batch_size=loader.batch_size, row_order=order)
+
+
+def _in_key_order(loader: DataLoader[Any]) -> bool:
+    """Whether the rows come in the dataset's own order, which for a Subset is that of ascending indices."""
+    batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else getattr(batches, "sampler", None)
+    ours = batches is None or type(batches) is BatchSampler
+    _, indices = resolve_subset(loader.dataset)
+    return ours and type(sampler) is SequentialSampler and (indices is None or indices == sorted(indices))
 
 
 def expected_rows(loader: DataLoader[Any]) -> int | None:

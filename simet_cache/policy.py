@@ -20,10 +20,13 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
 from simet_cache.codec import FloatArray
 from simet_cache.errors import KeyInputError
+from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
-from simet_cache.loaders import expected_rows, loader_key
-from simet_cache.records import FeatureResultSerializer, Records, Results
-from simet_cache.store import FeatureSet, FeatureStore
+from simet_cache.loaders import expected_rows, loader_key, loader_source
+from simet_cache.manifest import Source
+from simet_cache.records import FeatureResultSerializer, Records, Results, Wanted
+from simet_cache.sources import source_of
+from simet_cache.store import FeatureStore
 
 P = ParamSpec("P")
 
@@ -36,7 +39,7 @@ class FeatureCachePolicy(CachePolicy):
     Where the inputs allow no key, nothing is cached, and a warning says why.
 
     Args:
-        cache_dir: The folder of the features.
+        store: The features: a ``FeatureStore``, or its folder.
         loader: Name of the parameter that is a ``DataLoader``; it is used where the task has it, and otherwise:
         dataset: name of the parameter that is a map-style dataset, and
         batch_size: name of the parameter that is its batch size.
@@ -45,19 +48,27 @@ class FeatureCachePolicy(CachePolicy):
 
     def __init__(
         self,
-        cache_dir: str | Path,
+        store: str | Path | FeatureStore,
         *,
         loader: str = "loader",
         dataset: str = "dataset",
         batch_size: str = "batch_size",
         suffix: str = "suffix",
     ) -> None:
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        self._store = store if isinstance(store, FeatureStore) else None
+        self.cache_dir = self._store.cache_dir if self._store else Path(store).expanduser().absolute()  # type: ignore[arg-type]
         super().__init__(key_storage=Records(cache_dir=str(self.cache_dir)))
         self.loader = loader
         self.dataset = dataset
         self.batch_size = batch_size
         self.suffix = suffix
+
+    @property
+    def store(self) -> FeatureStore:
+        """The features. To decorate a function does not make a folder; to run it does."""
+        if self._store is None:
+            self._store = FeatureStore(self.cache_dir)
+        return self._store
 
     def compute_key(
         self,
@@ -68,39 +79,44 @@ class FeatureCachePolicy(CachePolicy):
     ) -> str | None:
         """The documented md5 of the task's inputs, or None, with a warning, where they allow none."""
         try:
-            key, rows = self.key_and_rows(inputs)
+            wanted = self.wanted(inputs)
         except KeyInputError as error:
             if task_ctx is not None:
                 get_run_logger(task_ctx).warning("This task has no cache key: %s", error)
             return None
         if task_ctx is not None:
             # A policy can say where Prefect keeps its records, but not its results; the run's own result store can.
-            records = Records(cache_dir=str(self.cache_dir), key=key, rows=rows)
+            records = Records.of(self.store, wanted)
             store = task_ctx.result_store
             store.metadata_storage = records
             store.result_storage = Results.of(records)
             store.serializer = FeatureResultSerializer()
             store.cache_result_in_memory = False
-        return key
+        return wanted.key
 
-    def key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
-        """The documented md5 of a task's inputs, and how many rows its features have; None where nobody knows.
+    def wanted(self, inputs: dict[str, Any]) -> Wanted:
+        """What a task's inputs ask for: the documented md5, how many rows, and what they would be made from.
+
+        A parameter that is a ``Source`` already is taken at its word: a fingerprint costs a look at every file.
 
         Raises:
-            KeyInputError: They allow no key.
+            KeyInputError: The inputs allow no key.
         """
         if self.suffix not in inputs:
             raise KeyInputError(_no_parameter("suffix", self.suffix, inputs))
         suffix = inputs[self.suffix]
+        taken = next((value for value in inputs.values() if isinstance(value, Source)), None)
         if self.loader in inputs:
             loader = inputs[self.loader]
-            return loader_key(loader, suffix=suffix), expected_rows(loader)
+            key = loader_key(loader, suffix=suffix)
+            return Wanted(key, expected_rows(loader), taken or loader_source(loader, suffix=suffix))
         if self.dataset not in inputs:
             raise KeyInputError(_no_parameter("loader", self.loader, inputs))
         if self.batch_size not in inputs:
             raise KeyInputError(_no_parameter("batch_size", self.batch_size, inputs))
-        dataset = inputs[self.dataset]
-        return feature_key(dataset, suffix=suffix, batch_size=inputs[self.batch_size]), len(dataset)
+        dataset, batch_size = inputs[self.dataset], inputs[self.batch_size]
+        key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
+        return Wanted(key, len(dataset), taken or source_of(dataset, suffix=suffix, batch_size=batch_size))
 
     def configure(self, *args: Any, **options: Any) -> FeatureCachePolicy:
         """A copy with another isolation level or lock manager; the place of the records is not to be chosen.
@@ -119,7 +135,7 @@ class FeatureCachePolicy(CachePolicy):
 
 
 def feature_task(
-    *, cache_dir: str | Path, suffix: str | None = None, loader: str | None = None, **task_options: Any
+    *, cache_dir: str | Path | FeatureStore, suffix: str | None = None, loader: str | None = None, **task_options: Any
 ) -> Callable[[Callable[P, FloatArray]], Task[P, FeatureSet]]:
     """Make a function ``loader -> features`` a Prefect task that never extracts the same features twice.
 
@@ -127,7 +143,7 @@ def feature_task(
     process, it ends in state ``Cached``; with ``refresh_cache`` it extracts again and overwrites.
 
     Args:
-        cache_dir: The folder of the features.
+        cache_dir: The folder of the features, or a ``FeatureStore``.
         suffix: The extractor suffix, in which ``{name}`` stands for the value of a parameter, as in ``clip_{model}``.
             By default the function's own parameter ``suffix`` where it has one, and else the function's name. Two
             functions with one suffix share their entries.
@@ -151,9 +167,13 @@ def feature_task(
         def run(*args: P.args, **kwargs: P.kwargs) -> FeatureSet:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            key, rows = policy.key_and_rows(bound.arguments)
-            return FeatureStore(policy.cache_dir).get_or_compute(
-                key, lambda: function(*args, **kwargs), rows=rows, force=refresh_requested()
+            wanted = _wanted_by_this_run() or policy.wanted(bound.arguments)
+            return policy.store.get_or_compute(
+                wanted.key,
+                lambda: function(*args, **kwargs),
+                rows=wanted.rows,
+                source=wanted.source,
+                force=refresh_requested(),
             )
 
         options: Any = {"name": function.__name__, **task_options, "cache_policy": policy, "persist_result": True}
@@ -197,19 +217,26 @@ def _loader_and_suffix(function: Callable[..., Any], loader: str | None, suffix:
 class _TaskPolicy(FeatureCachePolicy):
     """For a function whose suffix may be no parameter of its own."""
 
-    def __init__(self, cache_dir: str | Path, *, loader: str, template: str | None) -> None:
-        super().__init__(cache_dir, loader=loader)
+    def __init__(self, store: str | Path | FeatureStore, *, loader: str, template: str | None) -> None:
+        super().__init__(store, loader=loader)
         self.template = template
 
-    def key_and_rows(self, inputs: dict[str, Any]) -> tuple[str, int | None]:
+    def wanted(self, inputs: dict[str, Any]) -> Wanted:
         """As above, with the suffix that was decided when the function was decorated."""
         if self.template is None:
-            return super().key_and_rows(inputs)
+            return super().wanted(inputs)
         try:
             suffix = self.template.format_map(inputs)
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise KeyInputError(f"the suffix {self.template!r} cannot be filled in: {error!r}") from error
-        return super().key_and_rows({**inputs, self.suffix: suffix})
+        return super().wanted({**inputs, self.suffix: suffix})
+
+
+def _wanted_by_this_run() -> Wanted | None:
+    """What the policy found out when it made the key of the running task."""
+    context = TaskRunContext.get()
+    records = context.result_store.metadata_storage if context else None
+    return records.wanted if isinstance(records, Records) else None
 
 
 def refresh_requested() -> bool:

@@ -8,11 +8,13 @@ On disk, beside the features::
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,28 @@ from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  
 from prefect.serializers import Serializer
 from pydantic import Field, PrivateAttr
 
-from simet_cache.errors import SimetCacheError
-from simet_cache.store import FeatureSet, FeatureStore, write_atomically
+from simet_cache.atomic import write_atomically
+from simet_cache.errors import SimetCacheError, StoreError
+from simet_cache.featureset import FeatureSet
+from simet_cache.manifest import Source
+from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a task run asks the store for.
+
+    Attributes:
+        key: The documented md5.
+        rows: How many rows; None where nobody knows.
+        source: What the features would be made from now.
+    """
+
+    key: str
+    rows: int | None
+    source: Source
 
 
 class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised ones
@@ -67,15 +87,27 @@ class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised 
 class Records(WritableFileSystem):
     """Prefect's records of finished tasks, readable only while the store has the features.
 
-    Each task run has a copy that knows its key and rows; what the run has found to exist, it can also read.
+    Each task run has a copy that knows what it wants; what the run has found to exist, it can also read.
     """
 
     _block_type_name = "simet-cache records"
 
     cache_dir: str
-    key: str | None = None
-    rows: int | None = None
+    _store: FeatureStore = PrivateAttr()
+    _wanted: Wanted | None = PrivateAttr(default=None)
     _hit: tuple[bytes, bytes] | None = PrivateAttr(default=None)  # record and result
+
+    @classmethod
+    def of(cls, store: FeatureStore, wanted: Wanted | None = None) -> Records:
+        """The records beside a store's features."""
+        records = cls(cache_dir=str(store.cache_dir))
+        records._store, records._wanted = store, wanted
+        return records
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What this task run wants."""
+        return self._wanted
 
     @property
     def records(self) -> Path:
@@ -93,10 +125,10 @@ class Records(WritableFileSystem):
         Raises:
             FileNotFoundError: The features are gone, or the record's result is; Prefect takes that as a miss.
         """
-        if path != self.key:  # of a task that is called inside of this one
+        if self._wanted is None or path != self._wanted.key:  # of a task that is called inside of this one
             return (self.records / path).read_bytes()
         if self._hit is None:
-            self._hit = self._look_up(path)
+            self._hit = self._look_up(self._wanted)
         return self._hit[0]
 
     async def aread_path(self, path: str) -> bytes:
@@ -105,8 +137,10 @@ class Records(WritableFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a record, with the digest of the features that the result is about."""
-        if path == self.key and (found := FeatureStore(self.cache_dir).find(path)):
+        if self._wanted and path == self._wanted.key and (found := self._store.find(path)):
             content = json.dumps({**json.loads(content), "digest": found.digest}).encode()
+            with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
+                self._store.describe(path, self._wanted.source)
         self._hit = None
         _keep(self.records / path, content)
 
@@ -117,10 +151,12 @@ class Records(WritableFileSystem):
     def result(self, path: str) -> bytes:
         """What the task of a record returned."""
         name = Path(path).name
-        return self._hit[1] if self._hit and name == self.key else (self.results / name).read_bytes()
+        mine = self._wanted is not None and name == self._wanted.key
+        return self._hit[1] if self._hit and mine else (self.results / name).read_bytes()
 
-    def _look_up(self, key: str) -> tuple[bytes, bytes]:
-        found = FeatureStore(self.cache_dir).find(key, rows=self.rows)
+    def _look_up(self, wanted: Wanted) -> tuple[bytes, bytes]:
+        key = wanted.key
+        found = self._store.find(key, rows=wanted.rows, source=wanted.source)
         if found is None:
             raise FileNotFoundError(f"no features for key {key} in {self.cache_dir}")
         handle = FeatureResultSerializer().dumps(found)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError
-from simet_cache.loaders import expected_rows, loader_key
+from simet_cache.loaders import expected_rows, loader_key, loader_source
 from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,11 @@ class FeatureCacheService:
             FeaturesError: ``compute_fn`` returned something else, or other rows than the loader gives. Nothing is
                 cached, and an older entry is untouched; so it is where ``compute_fn`` fails.
             UnsafePickleError: The file of this key would run code.
-            StoreError: The features cannot be written.
+            StoreError: The file of this key cannot be read. Where the features cannot be written, they are returned
+                all the same, and an error in the log says why.
         """
         key = loader_key(loader, suffix=cache_key_suffix)
+        source = loader_source(loader, suffix=cache_key_suffix)
         log.debug("Cache file: %s", self._store.path(key).resolve())
         for force in (force_recompute, False):
             found = self._store.get_or_compute(
@@ -68,12 +70,11 @@ class FeatureCacheService:
                 lambda: compute_fn(loader),
                 rows=expected_rows(loader),
                 force=force,
-                details=lambda: {"suffix": cache_key_suffix},
+                source=source,
             )
-            path = Path(found.path)
             try:
-                seen = path.stat()
-                return found.load()
+                seen = None if found.unsaved is not None else Path(found.path).stat()
+                return found.load(copy=True)
             except DamagedEntryError as error:  # only reading the payload shows a flipped bit
                 self._store.quarantine(key, str(error), seen=seen)
             except FileNotFoundError:  # another process has just moved or removed it

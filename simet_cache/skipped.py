@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch.utils.data import Subset
 
+from simet_cache.atomic import write_atomically
 from simet_cache.errors import ImageReadError
-from simet_cache.fingerprint import fingerprint
 from simet_cache.key import resolve_subset
-from simet_cache.store import FeatureStore, reported, write_atomically
+from simet_cache.listing import Fingerprint
+from simet_cache.manifest import Source
+from simet_cache.sources import part_of
+from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ class SkippedImage:
 
 
 def remember_skipped(
-    store: FeatureStore, key: str, positions: Sequence[int], skipped: Sequence[SkippedImage], print_: str
+    store: FeatureStore, key: str, positions: Sequence[int], skipped: Sequence[SkippedImage], source: Source
 ) -> None:
     """Keep which images of the dataset with this key cannot be read.
 
@@ -41,49 +45,53 @@ def remember_skipped(
         key: The key of the dataset with all of its images.
         positions: Of the bad images, in the order of the key.
         skipped: What and why, one for each position.
-        print_: The fingerprint of the dataset's files.
-
-    Raises:
-        StoreError: It cannot be written.
+        source: The dataset with all of its images.
     """
     record = {
-        "fingerprint": print_,
+        "fingerprint": source.fingerprint.to_json(),
         "skipped": [{"position": p, **asdict(s)} for p, s in zip(positions, skipped, strict=True)],
     }
     path = store.path(key).with_suffix(".skipped.json")
-    with reported(f"cannot write {path}"):
+    try:
         write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
+    except OSError as error:  # the next run finds them bad again
+        log.warning("cannot write %s: %s", path, error.strerror or error)
 
 
-def without_skipped(store: FeatureStore, key: str, dataset: Any) -> tuple[Any, list[SkippedImage]]:
+def without_skipped(
+    store: FeatureStore, key: str, dataset: Any, source: Source
+) -> tuple[Any, Source, list[SkippedImage]]:
     """The dataset without the images that an earlier run could not read, and these.
 
     Args:
         store: Where they were remembered.
         key: The key of ``dataset``.
-        dataset: A dataset, or a Subset of one; only where the innermost dataset has ``files`` is anything known of it.
+        dataset: A dataset, or a Subset of one.
+        source: What it is at this moment; without a fingerprint nothing is known of its images.
 
     Returns:
-        ``dataset`` itself and an empty list where nothing was remembered, or the files may have changed since.
+        The rest, as a dataset and as a source, and what is left out; ``dataset`` and ``source`` themselves and an empty
+        list where nothing was remembered, or the files may have changed since.
     """
     try:
         record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
         bad = {int(entry["position"]) for entry in record["skipped"]}
         skipped = [SkippedImage(entry["path"], entry["reason"]) for entry in record["skipped"]]
     except FileNotFoundError:
-        return dataset, []
+        return dataset, source, []
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
-        return dataset, []
+        return dataset, source, []
     base, indices = resolve_subset(dataset)
-    if not hasattr(base, "files") or store.find(key, rows=len(dataset)) is not None:
-        return dataset, []
+    if Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint) is not True:
+        return dataset, source, []
+    if store.find(key, rows=len(dataset), source=source) is not None:
+        return dataset, source, []
     ascending = sorted(range(len(base)) if indices is None else indices)
-    if record.get("fingerprint") != fingerprint(base.root, [base.files[index] for index in ascending]):
-        return dataset, []
     if any(_readable(base, index) for position, index in enumerate(ascending) if position in bad):
-        return dataset, []
-    return Subset(base, [index for position, index in enumerate(ascending) if position not in bad]), skipped
+        return dataset, source, []
+    good = [position for position in range(len(ascending)) if position not in bad]
+    return *part_of(Subset(base, ascending), source, good), skipped
 
 
 def _readable(dataset: Any, index: int) -> bool:
@@ -97,5 +105,5 @@ def _readable(dataset: Any, index: int) -> bool:
 def forget_skipped(store: FeatureStore, key: str) -> None:
     """All images of the dataset with this key can be read."""
     path = store.path(key).with_suffix(".skipped.json")
-    with reported(f"cannot remove {path}"):
+    with suppress(OSError):  # it is void anyway, as long as there are features of all
         path.unlink(missing_ok=True)

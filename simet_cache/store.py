@@ -3,9 +3,10 @@
 On disk::
 
     cache_dir/<md5>.pkl          the features: a plain pickle of one array
-    cache_dir/<md5>.json         the manifest: what they are, where they come from, how long they took
-    cache_dir/locks/<md5>.lock   held by the kernel while one process computes; never needs removing
+    cache_dir/<md5>.json         the manifest: what they are and what they were made from (see ``manifest``)
+    cache_dir/<md5>.files        the images that they were made from, so that those which change can be named
     cache_dir/quarantine/        damaged files, moved out of the way and kept
+    cache_dir/locks/             see ``locks``
 
 Neither torch nor Prefect is imported here.
 """
@@ -16,69 +17,28 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from simet_cache import codec
+from simet_cache import codec, locks, manifest
+from simet_cache.atomic import Staged, reported, staged, sweep, sync_folder
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
+from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
+from simet_cache.featureset import FeatureSet, check_features
+from simet_cache.look import Look, facts, look
+from simet_cache.manifest import Source
 
-MANIFEST_FORMAT = 1
 _KEY = re.compile(r"[0-9a-f]{32}")
-_PATIENCE = 5.0  # seconds to wait for another process before saying so
+_TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """A small handle on stored features: what tasks hand each other instead of the matrix.
-
-    Attributes:
-        key: The documented md5.
-        path: The ``.pkl`` file.
-        shape: (N, D).
-        dtype: NumPy's name of the dtype, like ``float32``.
-        digest: The xxh3-128 of the content: equal digests, equal features.
-    """
-
-    key: str
-    path: str
-    shape: tuple[int, int]
-    dtype: str
-    digest: str
-
-    def load(self) -> FloatArray:
-        """Read the features, shape (N, D), as an array of their own.
-
-        Raises:
-            DamagedEntryError: The file no longer holds what this handle describes.
-            OSError: The file is gone.
-        """
-        features = codec.read(Path(self.path))
-        if codec.digest(features) != self.digest:
-            raise DamagedEntryError(f"{self.path} no longer holds the features it held (digest {self.digest})")
-        return features
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**asdict(self), "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FeatureSet:
-        """The reverse of ``to_json``."""
-        rows, width = data["shape"]
-        return cls(**{**data, "shape": (int(rows), int(width))})
 
 
 class FeatureStore:
@@ -86,14 +46,32 @@ class FeatureStore:
 
     Args:
         cache_dir: The folder; created when missing.
+        on_stale: What to do where the data behind a key have changed: ``recompute``, ``error`` or ``reuse``.
+        verify: ``quick`` checks size, header and shape of an entry that is found; ``full`` also every byte, once in a
+            process: only that sees a flipped bit.
+        remote: A second home of the entries, behind any URL that fsspec knows, like ``s3://bucket/prefix``; see
+            ``mirror``.
 
     Raises:
         StoreError: The folder cannot be created.
+        ConfigError: The remote is none.
     """
 
-    def __init__(self, cache_dir: str | Path) -> None:
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        *,
+        on_stale: Literal["recompute", "error", "reuse"] = "recompute",
+        verify: Literal["quick", "full"] = "quick",
+        remote: str | None = None,
+    ) -> None:
         self.cache_dir = Path(cache_dir).expanduser().absolute()
-        with reported(f"cannot create the cache folder {self.cache_dir}"):
+        self.on_stale = on_stale
+        self.verify = verify
+        self.remote = remote
+        if remote:
+            _mirror().remote_at(remote)
+        with reported("cannot create the cache folder", self.cache_dir):
             self.cache_dir.mkdir(parents=True, exist_ok=True)
 
     def path(self, key: str) -> Path:
@@ -102,49 +80,66 @@ class FeatureStore:
             raise StoreError(f"{key!r} is no feature key: expected 32 hexadecimal digits")
         return self.cache_dir / f"{key}.pkl"
 
+    def keys(self) -> list[str]:
+        """Of all entries, sorted."""
+        with reported("cannot list", self.cache_dir):
+            names = os.listdir(self.cache_dir)
+        return sorted(name[:-4] for name in names if name.endswith(".pkl") and _KEY.fullmatch(name[:-4]))
+
     def manifest(self, key: str) -> dict[str, Any]:
         """What is known about an entry; empty where nothing is."""
         try:
-            data = json.loads(self.path(key).with_suffix(".json").read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return manifest.read(self.path(key).with_suffix(".json"), key)
+        except DamagedEntryError:
             return {}
-        known = isinstance(data, dict) and data.get("format") == MANIFEST_FORMAT and data.get("key") == key
-        return data if known else {}
 
-    def find(self, key: str, *, rows: int | None = None) -> FeatureSet | None:
+    def look(self, key: str, *, rows: int | None = None, source: Source | None = None, full: bool = False) -> Look:
+        """What there is under a key, changing nothing; see ``look.look``."""
+        return look(self.path(key), rows=rows, source=source, full=full)
+
+    def find(self, key: str, *, rows: int | None = None, source: Source | None = None) -> FeatureSet | None:
         """The handle on the features of a key, or None where there are none to be used.
 
-        An entry without a manifest, or one that was overwritten since by another program, is read and described anew.
+        A damaged entry is moved to quarantine, with a warning; one without a manifest is adopted: read, and described
+        as far as possible.
 
         Args:
             key: The documented md5.
-            rows: How many rows are expected; other entries do not count. None takes any number.
+            rows: How many rows are expected; entries with others do not count. None takes any number.
+            source: What the features would be made from now: an entry made from something else is stale, and what
+                happens then is said by the store's ``on_stale``.
 
         Raises:
+            StaleEntryError: The entry is stale, and ``on_stale`` is ``error``.
             UnsafePickleError: The file would run code. It is left where it is.
             StoreError: The file cannot be read.
         """
         path = self.path(key)
-        with reported(f"cannot read {path}"):
-            try:
-                status = path.stat()
-                found = self._described(key, path, status) or self._adopt(key, path, status)
-            except FileNotFoundError:
-                return None
-            except DamagedEntryError as error:
-                self.quarantine(key, str(error), seen=status)
-                return None
-        if rows is not None and found.shape[0] != rows:
-            log.warning("%s has %d rows where %d are expected; it counts as missing", path, found.shape[0], rows)
+        locks.use(self.cache_dir, key)
+        seen = self._look(path, rows, source)
+        if seen.status == "damaged":
+            self.quarantine(key, seen.reason, seen=seen.seen)
+        if seen.features is None and self.remote and self._fetch(key, rows, source):
+            seen = self._look(path, rows, source)
+        if seen.features is None or seen.seen is None:
             return None
-        return found
+        if not seen.described:
+            self._describe(path, seen.entry, seen.seen)
+        elif path.with_suffix(".next.json").exists():
+            with suppress(OSError), locks.changing(self.cache_dir):
+                _complete(path)
+        if seen.status == "stale" and not self._use_stale(seen, other_rows=rows not in (None, seen.features.shape[0])):
+            return None
+        _touch(path.with_suffix(".json"))
+        return seen.features
 
-    def put(self, key: str, features: FloatArray, **details: Any) -> FeatureSet:
+    def put(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
         """Store features atomically: readers see the old entry or the new one, never half.
 
         Args:
             key: The documented md5.
             features: Shape (N, D), float16, float32 or float64, finite.
+            source: What they were made from.
             details: What else the manifest shall say, as JSON values.
 
         Raises:
@@ -153,10 +148,162 @@ class FeatureStore:
         """
         check_features(features)
         features = np.asarray(features)
+        made_from = source or Source()
+
+        def write(new: Staged) -> dict[str, Any]:
+            digest = codec.write(features, new.file)
+            return {
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "written_by": program(),
+                **made_from.to_manifest(),
+                **details,
+                "format": manifest.FORMAT,
+                "key": key,
+                **facts(features, digest, made_from.row_order, new.finish(), aligned=True),
+            }
+
+        if self.remote:
+            _mirror().note(self, key, url=self.remote)
+        found = self.place(key, write, listing=made_from.fingerprint.listing, needed=features.nbytes)
+        if self.remote and _mirror().push(self, key, url=self.remote):
+            self.catch_up()
+        return found
+
+    def catch_up(self) -> None:
+        """Put to the remote what earlier runs could not."""
+        if self.remote:
+            _mirror().catch_up(self, url=self.remote)
+
+    def place(
+        self, key: str, write: Callable[[Staged], Mapping[str, Any]], *, listing: bytes = b"", needed: int = 0
+    ) -> FeatureSet:
+        """Put an entry in place: its features, their manifest, and the list of files that they were made from.
+
+        At every moment one of two manifests, ``.json`` or ``.next.json``, describes the features that are there.
+
+        Args:
+            key: The documented md5.
+            write: Writes the features into a new file, finishes it, and returns their manifest.
+            listing: Of the data's fingerprint.
+            needed: How many bytes the features take, for the message where there is no room for them.
+
+        Raises:
+            StoreError: The files cannot be written; an older entry is untouched.
+        """
         path = self.path(key)
-        with reported(f"cannot write {path}"):
-            status = write_atomically(path, lambda file: codec.write(features, file))
-        return self._record(key, path, status, features, details)
+        _sweep_once(self.cache_dir)
+        with (
+            reported("cannot write", path, needed=needed),
+            staged(path) as new,
+            staged(path.with_suffix(".next.json")) as said,
+            staged(path.with_suffix(".files")) as files,
+        ):
+            entry = write(new)
+            said.file.write(_dumped(entry))
+            said.finish()
+            files.file.write(listing)
+            files.finish()
+            with locks.changing(self.cache_dir):
+                _complete(path)
+                said.replace()
+                new.replace()
+                try:
+                    files.replace()
+                    os.replace(path.with_suffix(".next.json"), path.with_suffix(".json"))
+                except OSError as error:
+                    log.warning("cannot write the manifest of %s: %s", path, error)
+            sync_folder(self.cache_dir)
+        return FeatureSet.from_manifest(path, entry)
+
+    def keep(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
+        """Store features, or else hold them in memory: what was computed is not lost to a full disk.
+
+        Returns:
+            The handle. Where the features cannot be stored it carries them, and an error in the log says why.
+
+        Raises:
+            FeaturesError: These are no features.
+        """
+        try:
+            return self.put(key, features, source=source, **details)
+        except StoreError as error:
+            sentence = f"{error}. The features are used in this run, and the next one has to make them again"
+            log.error("%s", sentence)  # noqa: TRY400 - a sentence for a person
+            return FeatureSet(
+                key,
+                str(self.path(key)),
+                (features.shape[0], features.shape[1]),
+                str(features.dtype),
+                codec.digest(features),
+                (source or Source()).row_order,
+                unsaved=np.ascontiguousarray(features),
+            )
+
+    def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], FloatArray],
+        *,
+        rows: int | None = None,
+        force: bool = False,
+        source: Source | None = None,
+        details: Callable[[], Mapping[str, Any]] = dict,
+    ) -> FeatureSet:
+        """The handle on the features of a key, computed and stored where they are missing.
+
+        Of several threads and processes that want the same key, one computes; the others wait and then find it. Where
+        the features cannot be stored, they are returned all the same: see ``keep``.
+
+        Args:
+            key: The documented md5.
+            compute: Makes the features, shape (N, D).
+            rows: How many rows they must have; None takes any number.
+            force: Compute and overwrite even where features exist.
+            source: What they are made from.
+            details: Called after ``compute``: what else the manifest shall say, as JSON values.
+
+        Raises:
+            FeaturesError: ``compute`` returned something else; nothing is stored.
+            StaleEntryError: There is a stale entry, and ``on_stale`` is ``error``.
+            StoreError: An entry cannot be read.
+        """
+        found = None if force else self.find(key, rows=rows, source=source)
+        if found is None:
+            with self.lock(key):
+                found = None if force else self.find(key, rows=rows, source=source)
+                if found is None:
+                    log.info("Cache miss: computing features for key %s", key)
+                    started = time.perf_counter()
+                    features = compute()
+                    seconds = round(time.perf_counter() - started, 3)
+                    check_features(features, rows=rows)
+                    return self.keep(key, features, source=source, **{"seconds": seconds, **details()})
+        log.info("Cache hit: features for key %s", key)
+        return found
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Keep other threads and processes from computing the same key meanwhile; see ``locks.computing``."""
+        return locks.computing(self.cache_dir, self.path(key).stem)
+
+    def describe(self, key: str, source: Source) -> None:
+        """Say what an entry was made from, where its manifest says nothing yet.
+
+        Raises:
+            StoreError: The manifest cannot be written.
+        """
+        path = self.path(key)
+        with reported("cannot write the manifest of", path), locks.changing(self.cache_dir):
+            entry = self.manifest(key)
+            unsaid = not entry.get("components") and not entry.get("adopted")
+            if unsaid and entry.get("features") and manifest.describes(entry, path.stat()):
+                features = {**entry["features"], "row_order": source.row_order}
+                with staged(path.with_suffix(".json")) as said, staged(path.with_suffix(".files")) as files:
+                    said.file.write(_dumped({**entry, **source.to_manifest(), "features": features}))
+                    said.finish()
+                    files.file.write(source.fingerprint.listing)
+                    files.finish()
+                    files.replace()
+                    said.replace()
 
     def quarantine(self, key: str, reason: str, *, seen: os.stat_result | None = None) -> None:
         """Move a damaged entry out of the way, with a warning. It is kept: someone may want to know what happened.
@@ -169,10 +316,9 @@ class FeatureStore:
         Raises:
             StoreError: The file cannot be moved.
         """
-        path = self.path(key)
-        folder = self.cache_dir / "quarantine"
-        target = folder / f"{path.stem}.{time.time_ns()}{path.suffix}"
-        with reported(f"cannot move the damaged {path} to {folder}"):
+        path, folder = self.path(key), self.cache_dir / "quarantine"
+        target = folder / f"{key}.{time.time_ns()}.pkl"
+        with reported(f"cannot move to {folder} the damaged", path), locks.changing(self.cache_dir):
             folder.mkdir(exist_ok=True)
             try:
                 if seen is not None and _version(path.stat()) != _version(seen):
@@ -180,202 +326,135 @@ class FeatureStore:
                 path.replace(target)
             except FileNotFoundError:  # another process was first
                 return
+            with suppress(FileNotFoundError):
+                path.with_suffix(".json").replace(target.with_suffix(".json"))
         log.warning("%s; moved to %s, and counts as missing", reason, target)
 
-    def get_or_compute(
-        self,
-        key: str,
-        compute: Callable[[], FloatArray],
-        *,
-        rows: int | None = None,
-        force: bool = False,
-        details: Callable[[], Mapping[str, Any]] = dict,
-    ) -> FeatureSet:
-        """The handle on the features of a key, computed and stored where they are missing.
+    def remove(self, key: str) -> int:
+        """Remove an entry that nobody uses.
 
-        Of several threads and processes that want the same key, one computes; the others wait and then find it.
-
-        Args:
-            key: The documented md5.
-            compute: Makes the features, shape (N, D).
-            rows: How many rows they must have; None takes any number.
-            force: Compute and overwrite even where features exist.
-            details: Called after ``compute``: what else the manifest shall say, as JSON values.
+        Returns:
+            How many bytes that freed; 0 where it is in use, or being computed, or not there.
 
         Raises:
-            FeaturesError: ``compute`` returned something else; nothing is stored.
-            StoreError: The features cannot be stored. An older entry is untouched.
+            StoreError: It cannot be removed.
         """
-        found = None if force else self.find(key, rows=rows)
-        if found is None:
-            with self.lock(key):
-                found = None if force else self.find(key, rows=rows)
-                if found is None:
-                    log.info("Cache miss: computing features for key %s", key)
-                    return self._compute(key, compute, rows, details)
-        log.info("Cache hit: features for key %s", key)
-        return found
+        path = self.path(key)
+        with reported("cannot remove", path), locks.changing(self.cache_dir):
+            if key in locks.in_use(self.cache_dir) or locks.is_computing(self.cache_dir, key):
+                return 0
+            freed = 0
+            for file in self.files(key):
+                freed += file.stat().st_size
+                file.unlink()
+            return freed
 
-    def _compute(
-        self,
-        key: str,
-        compute: Callable[[], FloatArray],
-        rows: int | None,
-        details: Callable[[], Mapping[str, Any]],
-    ) -> FeatureSet:
-        started = time.perf_counter()
-        features = compute()
-        seconds = time.perf_counter() - started
-        check_features(features, rows=rows)
-        return self.put(key, features, seconds=round(seconds, 3), **details())
+    def files(self, key: str) -> list[Path]:
+        """Every file of an entry that is there, the features first."""
+        path = self.path(key)
+        own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
+        prefects = [self.cache_dir / "prefect" / folder / key for folder in ("records", "results")]
+        return [file for file in own + prefects if file.is_file()]
 
-    def _described(self, key: str, path: Path, status: os.stat_result) -> FeatureSet | None:
-        """From the manifest alone, while the file is the one that it describes."""
-        entry = self.manifest(key)
-        if entry.get("file") != {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}:
-            return None
+    def _fetch(self, key: str, rows: int | None, source: Source | None) -> bool:
+        return bool(_mirror().fetch(self, key, url=self.remote, rows=rows, source=source))
+
+    def _look(self, path: Path, rows: int | None, source: Source | None) -> Look:
+        """With ``verify: full``, every byte, but once in a process."""
+        seen = look(path, rows=rows, source=source)
+        if self.verify == "full" and seen.features and seen.seen:
+            version = (path, _version(seen.seen))
+            if version not in _VERIFIED:
+                seen = look(path, rows=rows, source=source, full=True)
+            if seen.features:
+                _VERIFIED.add(version)
+        return seen
+
+    def _describe(self, path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> None:
+        if entry.get("adopted"):
+            log.warning(
+                "Adopting %s, which was not written by simet-cache: nobody knows which images its features were made"
+                " from, nor the order of their rows",
+                path,
+            )
         try:
-            found = FeatureSet.from_json({**entry["features"], "key": key, "path": str(path)})
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return None
-        return found if isinstance(found.dtype, str) and isinstance(found.digest, str) else None
-
-    def _adopt(self, key: str, path: Path, status: os.stat_result) -> FeatureSet:
-        features = codec.read(path)
-        try:
-            check_features(features)
-        except FeaturesError as error:
-            raise DamagedEntryError(f"{path}: {error}") from error
-        known = self.manifest(key)
-        before = known.get("features")
-        if isinstance(before, dict) and before.get("digest") == codec.digest(features):  # merely copied
-            return self._record(key, path, status, features, known)
-        if known:
-            log.warning("%s holds other features than its manifest says; it is taken as it is now", path)
-        log.info("Adopting %s, which has no manifest of its own", path)
-        return self._record(key, path, status, features, {"adopted": True})
-
-    def _record(
-        self, key: str, path: Path, status: os.stat_result, features: FloatArray, details: Mapping[str, Any]
-    ) -> FeatureSet:
-        rows, width = features.shape
-        found = FeatureSet(key, str(path), (rows, width), str(features.dtype), codec.digest(features))
-        entry = {
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "written_by": _program(),
-            **details,
-            "format": MANIFEST_FORMAT,
-            "key": key,
-            "features": {name: value for name, value in found.to_json().items() if name not in {"key", "path"}},
-            "file": {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
-        }
-        try:
-            write_atomically(path.with_suffix(".json"), lambda file: file.write(json.dumps(entry, indent=1).encode()))
-        except OSError as error:  # the features are there; without a manifest they are described anew next time
+            with locks.changing(self.cache_dir), staged(path.with_suffix(".json")) as said:
+                said.file.write(_dumped(entry))
+                said.finish()
+                if _version(path.stat()) == _version(seen):
+                    said.replace()
+        except OSError as error:  # it is described anew next time
             log.warning("cannot write the manifest of %s: %s", path, error)
-        return found
 
-    @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Keep other threads and processes from computing the same key meanwhile.
-
-        The lock is the kernel's, so that a killed holder frees it at once.
-        """
-        file = self.cache_dir / "locks" / f"{self.path(key).stem}.lock"
-        with reported(f"cannot lock {file}"):
-            file.parent.mkdir(exist_ok=True)
-            lock = FileLock(file)
-            try:
-                lock.acquire(timeout=_PATIENCE)
-            except Timeout:
-                log.info("Waiting for another process that computes features for key %s", key)
-                lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-
-def check_features(value: object, *, rows: int | None = None) -> None:
-    """Make sure that a value is a feature matrix.
-
-    Args:
-        value: What somebody's function returned.
-        rows: How many rows are expected; None takes any number above zero.
-
-    Raises:
-        FeaturesError: It is no 2-D float array, has other rows, no columns, or values that are not finite.
-    """
-    if isinstance(value, np.memmap):
-        value = np.asarray(value)
-    if not isinstance(value, np.ndarray):
-        hint = "; call .cpu().numpy() on a tensor" if hasattr(value, "numpy") else ""
-        raise FeaturesError(f"expected a 2-D NumPy float array of features, found {codec.describe(value)}{hint}")
-    if not codec.is_feature_array(value):
-        raise FeaturesError(f"expected a 2-D array of dtype float16, float32 or float64, found {codec.describe(value)}")
-    if rows is not None and value.shape[0] != rows:
-        raise FeaturesError(f"expected {rows} rows, one for each item of the loader, found {value.shape[0]}")
-    if 0 in value.shape:
-        raise FeaturesError(f"expected at least one row and one column of features, found shape {value.shape}")
-    finite = np.isfinite(value).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise FeaturesError(
-            f"expected finite features, found NaN or infinity in {bad.size} of {value.shape[0]} rows,"
-            f" first in row {bad[0]}"
+    def _use_stale(self, seen: Look, *, other_rows: bool) -> bool:
+        if other_rows:
+            _warn_once(f"{seen.reason}; it counts as missing", seen)
+            return False
+        if self.on_stale == "error":
+            raise StaleEntryError(f"{seen.reason}. Make them again with on_stale: recompute, or keep them with reuse")
+        if self.on_stale == "reuse":
+            _warn_once(f"{seen.reason}; they are used all the same, as on_stale: reuse says", seen)
+            return True
+        _warn_once(
+            f"{seen.reason}. They are made again. If these are two datasets, give each a suffix of its own, or they"
+            " replace each other every time",
+            seen,
         )
+        return False
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> os.stat_result:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder.
+_VERIFIED: set[Any] = set()
+_SAID: set[Any] = set()
+_SWEPT: set[Path] = set()
 
-    Returns:
-        The status of what was written, whoever may have replaced it since.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            status = os.fstat(file.fileno())
-        Path(name).chmod(0o666 & ~_UMASK)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return status
+
+def _mirror() -> Any:
+    """Most caches have no remote, and fsspec takes time to import."""
+    from simet_cache import mirror  # noqa: PLC0415
+
+    return mirror
+
+
+def _warn_once(sentence: str, seen: Look) -> None:
+    """One run asks for an entry several times."""
+    about = (sentence, seen.seen and _version(seen.seen))
+    if about not in _SAID:
+        _SAID.add(about)
+        log.warning("%s", sentence)
+
+
+def _sweep_once(folder: Path) -> None:
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        with suppress(OSError):
+            sweep(folder)
+
+
+def _complete(path: Path) -> None:
+    """Put a manifest in place whose writer was killed just before it did so. To be called while `changing`."""
+    pending = path.with_suffix(".next.json")
+    with suppress(FileNotFoundError, StoreError):
+        if manifest.describes(manifest.read(pending, path.stem), path.stat()):
+            os.replace(pending, path.with_suffix(".json"))
+
+
+def _touch(said: Path) -> None:
+    """The time of a manifest says when its entry was last used."""
+    with suppress(OSError):
+        if time.time() - said.stat().st_mtime > _TOUCHED:
+            os.utime(said)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_umask() -> int:
-    """The umask can only be read by setting it: once, at import, before there are threads."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _dumped(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, indent=1).encode()
 
 
-_UMASK = _read_umask()
-
-
-@contextmanager
-def reported(what: str) -> Iterator[None]:
-    """Trouble with the file system as one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{what}: {error.strerror or error}") from error
-
-
-def _program() -> str:
+def program() -> str:
+    """This program and its version, as manifests name it."""
     try:
         return f"simet-cache {version('simet-cache')}"
     except PackageNotFoundError:  # run from a checkout that is not installed

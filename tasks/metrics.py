@@ -11,8 +11,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from simet_cache.errors import DamagedEntryError
+from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import MetricValue, Summaries, evaluate
-from simet_cache.store import FeatureSet, FeatureStore
+from simet_cache.store import FeatureStore
 
 
 @task(task_run_name="measure {name}", cache_policy=NO_CACHE, persist_result=False)

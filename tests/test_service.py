@@ -59,7 +59,7 @@ def entry(service: FeatureCacheService, loader: DataLoader[Any]) -> Path:
 
 
 def quarantined(service: FeatureCacheService) -> list[Path]:
-    return sorted((service.cache_dir / "quarantine").glob("*"))
+    return sorted((service.cache_dir / "quarantine").glob("*.pkl"))
 
 
 def test_the_signature_is_that_of_the_reference() -> None:

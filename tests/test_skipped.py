@@ -16,9 +16,10 @@ from torch.utils.data import Subset, TensorDataset
 
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import ImageReadError
-from simet_cache.fingerprint import fingerprint
-from simet_cache.key import feature_key, resolve_subset
+from simet_cache.key import feature_key
+from simet_cache.manifest import Source
 from simet_cache.skipped import SkippedImage, forget_skipped, remember_skipped, without_skipped
+from simet_cache.sources import source_of
 from simet_cache.store import FeatureStore
 
 BAD = [SkippedImage("01.png", "empty"), SkippedImage("03.png", "damaged")]
@@ -44,14 +45,23 @@ def key(dataset: Any) -> str:
     return feature_key(dataset, suffix="x", batch_size=1)
 
 
-def remember(store: FeatureStore, dataset: Any, positions: list[int], files: list[str] | None = None) -> None:
-    base, _ = resolve_subset(dataset)
-    remember_skipped(store, key(dataset), positions, BAD, fingerprint(base.root, files or base.files))
+def remember(store: FeatureStore, dataset: Any, positions: list[int]) -> None:
+    remember_skipped(store, key(dataset), positions, BAD, source(dataset))
+
+
+def source(dataset: Any) -> Source:
+    return source_of(dataset, suffix="x", batch_size=1)
+
+
+def without(store: FeatureStore, dataset: Any) -> tuple[Any, list[SkippedImage]]:
+    rest, rests, skipped = without_skipped(store, key(dataset), dataset, source(dataset))
+    assert rests == source(rest)
+    return rest, skipped
 
 
 def test_nothing_remembered(store: FeatureStore, root: Path) -> None:
     dataset = FolderDataset(root)
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_the_good_ones_are_known_without_reading_them(
@@ -67,7 +77,7 @@ def test_the_good_ones_are_known_without_reading_them(
 
     monkeypatch.setattr("simet_cache.datasets.folder.read_image", fail)
     again = FolderDataset(root)
-    good, skipped = without_skipped(store, key(again), again)
+    good, skipped = without(store, again)
     assert read == ["01.png", "03.png"]
     assert (good.dataset, list(good.indices)) == (again, [0, 2, 4, 5])
     assert skipped == BAD
@@ -80,16 +90,16 @@ def test_a_bad_image_that_can_be_read_after_all_makes_the_list_void(
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
     monkeypatch.setattr("simet_cache.datasets.folder.read_image", lambda _: Image.new("RGB", (1, 1)))
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_features_of_all_images_count_for_more_than_the_list(store: FeatureStore, root: Path) -> None:
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
     store.put(key(dataset), np.ones((5, 2), dtype=np.float32))
-    assert without_skipped(store, key(dataset), dataset)[0] is not dataset
+    assert without(store, dataset)[0] is not dataset
     store.put(key(dataset), np.ones((6, 2), dtype=np.float32))
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_a_list_can_be_forgotten(store: FeatureStore, root: Path) -> None:
@@ -97,17 +107,17 @@ def test_a_list_can_be_forgotten(store: FeatureStore, root: Path) -> None:
     remember(store, dataset, [1, 3])
     for _ in range(2):
         forget_skipped(store, key(dataset))
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_positions_in_a_subset_are_those_of_its_key(store: FeatureStore, root: Path) -> None:
     dataset = FolderDataset(root)
     subset = Subset(dataset, [5, 3, 1, 0])  # in the key's order: 0, 1, 3, 5
-    remember(store, subset, [1, 2], ["00.png", "01.png", "03.png", "05.png"])
-    good, skipped = without_skipped(store, key(subset), subset)
+    remember(store, subset, [1, 2])
+    good, skipped = without(store, subset)
     assert (good.dataset, list(good.indices)) == (dataset, [0, 5])
     assert skipped == BAD
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,7 @@ def test_a_change_of_any_file_makes_the_list_void(store: FeatureStore, root: Pat
     remember(store, dataset, [1, 3])
     change(root)
     again = FolderDataset(root)
-    assert without_skipped(store, key(again), again) == (again, [])
+    assert without(store, again) == (again, [])
 
 
 @pytest.mark.parametrize(
@@ -150,14 +160,14 @@ def test_a_damaged_list_is_no_list(
     dataset = FolderDataset(root)
     store.path(key(dataset)).with_suffix(".skipped.json").write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+        assert without(store, dataset) == (dataset, [])
     assert "all images are read again" in caplog.text
 
 
 def test_where_files_are_not_known_nothing_is_believed(store: FeatureStore) -> None:
     dataset = TensorDataset(torch.zeros(6))
-    remember_skipped(store, key(dataset), [1, 3], BAD, "unknown")
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    remember_skipped(store, key(dataset), [1, 3], BAD, Source())
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_a_link_that_leads_nowhere(store: FeatureStore, root: Path) -> None:
@@ -166,23 +176,23 @@ def test_a_link_that_leads_nowhere(store: FeatureStore, root: Path) -> None:
     (root / "01.png").symlink_to("nowhere.png")
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
-    assert list(without_skipped(store, key(dataset), dataset)[0].indices) == [0, 2, 4, 5]
+    assert list(without(store, dataset)[0].indices) == [0, 2, 4, 5]
     (root / "01.png").rename(root / "02a.png")
     renamed = FolderDataset(root)
-    assert without_skipped(store, key(renamed), renamed) == (renamed, [])
+    assert without(store, renamed) == (renamed, [])
     (root / "02a.png").rename(root / "01.png")
     (root / "nowhere.png").symlink_to("00.png")
     (root / "nowhere.png").rename(root / "nowhere")
     (root / "01.png").unlink()
     (root / "01.png").symlink_to("nowhere")
-    assert without_skipped(store, key(dataset), dataset) == (dataset, [])
+    assert without(store, dataset) == (dataset, [])
 
 
 def test_the_list_can_be_read_by_a_person(store: FeatureStore, root: Path) -> None:
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
     record = json.loads(store.path(key(dataset)).with_suffix(".skipped.json").read_text())
-    assert record["fingerprint"].startswith("stat:")
+    assert record["fingerprint"] == source(dataset).fingerprint.to_json()
     assert record["skipped"] == [
         {"position": 1, "path": "01.png", "reason": "empty"},
         {"position": 3, "path": "03.png", "reason": "damaged"},

@@ -28,7 +28,8 @@ class OpenedDataset:
 
     Attributes:
         dataset: A map-style torch dataset, or a Subset of one.
-        suffix: What it adds to the extractor's suffix: ``@split`` for a torchvision split that is not the default.
+        suffix: What it adds to the extractor's suffix: ``@CIFAR10-test`` for a torchvision set, since many of them
+            lie under one root.
     """
 
     dataset: Any

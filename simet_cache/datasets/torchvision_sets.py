@@ -55,7 +55,8 @@ def open_torchvision(name: str, root: Path, split: str | None, transform: Callab
         transform: RGB image -> tensor (3, H, W).
 
     Returns:
-        The dataset, and what its split adds to the suffix: its root and length do not tell splits apart.
+        The dataset, and what its class and split add to the suffix: root and length do not tell these apart, as many
+        sets lie under one root, and MNIST and CIFAR10 both have a test split of 10,000.
 
     Raises:
         DatasetError: It is not there and cannot be downloaded, or does not have this split.
@@ -70,7 +71,7 @@ def open_torchvision(name: str, root: Path, split: str | None, transform: Callab
     elif "train" in taken:
         default = "train" if taken["train"].default is True else "test"
         options |= {"train": split == "train"} if split else {}
-    return _open(kind, root, options), f"@{split}" if split not in (None, default) else ""
+    return _open(kind, root, options), f"@{name}" + (f"-{split}" if split not in (None, default) else "")
 
 
 def _can_download(kind: Any) -> bool:

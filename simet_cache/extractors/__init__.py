@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from simet_cache.extractors import fid_inception, torchvision_models
 
 if TYPE_CHECKING:
     from simet_cache.config import ExtractorConfig
+
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 
 # Every other name is a torchvision classification model.
 _FAMILIES: dict[str, Any] = {fid_inception.NAME: fid_inception}
@@ -29,11 +31,14 @@ class Extractor:
         suffix: Identifies its output in the key.
         transform: RGB image -> tensor (3, H, W).
         build: Makes the model, tensor (N, 3, H, W) -> tensor (N, D), in eval mode on the CPU.
+        identity: What else makes its output what it is, for manifests: ``name``, ``weights``, ``precision``,
+            ``version`` of this code, and ``preprocessing``.
     """
 
     suffix: str
     transform: Callable[[Any], Any]
     build: Callable[[], nn.Module]
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names() -> tuple[str, ...]:
@@ -49,10 +54,18 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
     """
     family = _FAMILIES.get(config.name, torchvision_models)
     suffix = family.suffix(config) + ("+amp" if config.precision == "amp" else "")
-    return Extractor(suffix, family.transform(config), partial(family.build, config))
+    transform = family.transform(config)
+    identity = {
+        "name": config.name,
+        "weights": family.weights_identity(config),
+        "precision": config.precision,
+        "version": VERSION,
+        "preprocessing": getattr(transform, "__qualname__", None) or " ".join(repr(transform).split()),
+    }
+    return Extractor(suffix, transform, partial(family.build, config), identity)
 
 
 def frechet_label(suffix: str) -> str:
     """``FID`` on the features of an Inception with its published weights, ``FD (<suffix>)`` on all others."""
-    plain = suffix.partition("@")[0].removesuffix("+amp")
-    return "FID" if plain in _INCEPTION_SUFFIXES else f"FD ({suffix})"
+    extractor = suffix.partition("@")[0]  # what follows is about the dataset
+    return "FID" if extractor.removesuffix("+amp") in _INCEPTION_SUFFIXES else f"FD ({extractor})"

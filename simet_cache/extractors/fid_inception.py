@@ -35,6 +35,11 @@ def suffix(config: ExtractorConfig) -> str:
     return NAME + layer + (w.suffix_part(config.weights_file, URL) if config.weights_file else "")
 
 
+def weights_identity(config: ExtractorConfig) -> str:
+    """Which weights, for manifests."""
+    return f"random, seed {config.seed}" if config.weights == "random" else w.identity(config.weights_file, URL)
+
+
 def transform(_: ExtractorConfig) -> Any:
     """RGB image -> uint8 tensor (3, H, W) of its own size: the model resizes by itself, in its own way."""
     return to_uint8

@@ -47,6 +47,13 @@ def _weights_part(config: ExtractorConfig) -> str:
     return "" if config.name == INCEPTION else f"_{official.name.lower()}"
 
 
+def weights_identity(config: ExtractorConfig) -> str:
+    """Which weights, for manifests."""
+    if config.weights == "random":
+        return f"random, seed {config.seed}"
+    return w.identity(config.weights_file, _weights(config).url)
+
+
 def transform(config: ExtractorConfig) -> T.Compose | nn.Module:
     """RGB image -> float32 tensor (3, H, W), as the model expects it."""
     if config.name == INCEPTION:  # simet's, not that of torchvision's weights

@@ -141,6 +141,14 @@ def suffix_part(weights: Path, official_url: str) -> str:
     return f"_w{sha256[:8]}"
 
 
+def identity(weights: Path | None, official_url: str) -> str:
+    """The name of the published file, for a copy of it too; else the digest of the file."""
+    if weights is None or not suffix_part(weights, official_url):
+        return official_url.rsplit("/", 1)[1]
+    status = weights.stat()
+    return f"sha256:{_sha256(weights, status.st_size, status.st_mtime_ns)}"
+
+
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - a changed file is another key
     with path.open("rb") as file:

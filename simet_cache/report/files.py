@@ -8,8 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
+from simet_cache.atomic import reported, write_atomically
 from simet_cache.report.results import EvaluationResults
-from simet_cache.store import reported, write_atomically
 
 _COLUMNS = ("dataset", "metric", "label", "value", "direction", "best", "passed", "n_real", "n_synth", "width")
 _MORE = ("version", "parameters", "suffix", "key", "reference_key", "cached", "warnings", "error")
@@ -21,7 +21,7 @@ def prepare_folder(folder: Path) -> None:
     Raises:
         StoreError: It cannot.
     """
-    with reported(f"cannot write results to {folder}"):
+    with reported("cannot write results to", folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
 
@@ -39,7 +39,7 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
     }
     for name, text in contents.items():
         data = text.encode("utf-8", "backslashreplace")  # in JSON, that is a name's way to be no UTF-8
-        with reported(f"cannot write {folder / name}"):
+        with reported("cannot write", folder / name):
             write_atomically(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
 
 

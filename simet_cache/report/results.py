@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from simet_cache.extractors import frechet_label
+from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import METRICS, MetricValue
 from simet_cache.restraints import Verdict
-from simet_cache.store import FeatureSet
 
 
 @dataclass(frozen=True)

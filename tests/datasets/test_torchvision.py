@@ -70,7 +70,7 @@ def mnist(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("split", "shades", "suffix"),
-    [(None, range(10), ""), ("train", range(10), ""), ("test", range(100, 104), "@test")],
+    [(None, range(10), "@CIFAR10"), ("train", range(10), "@CIFAR10"), ("test", range(100, 104), "@CIFAR10-test")],
 )
 def test_a_dataset_that_has_train_and_test(cifar: Path, split: str | None, shades: range, suffix: str) -> None:
     dataset, found = open_torchvision("CIFAR10", cifar, split, as_array)
@@ -82,12 +82,13 @@ def test_a_dataset_that_has_train_and_test(cifar: Path, split: str | None, shade
 def test_gray_images_become_rgb(mnist: Path) -> None:
     dataset, suffix = open_torchvision("MNIST", mnist, "test", as_array)
     image, _ = dataset[0]
-    assert (len(dataset), suffix, image.shape) == (2, "@test", (28, 28, 3))
+    assert (len(dataset), suffix, image.shape) == (2, "@MNIST-test", (28, 28, 3))
     assert (image[0, 5] == 5).all()
 
 
 @pytest.mark.parametrize(
-    ("split", "images", "suffix"), [(None, 3, ""), ("train", 3, ""), ("test", 2, "@test"), ("extra", 4, "@extra")]
+    ("split", "images", "suffix"),
+    [(None, 3, "@SVHN"), ("train", 3, "@SVHN"), ("test", 2, "@SVHN-test"), ("extra", 4, "@SVHN-extra")],
 )
 def test_a_dataset_that_has_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str | None, images: int, suffix: str
@@ -116,7 +117,7 @@ def test_splits_of_equal_length_have_keys_of_their_own(cifar: Path) -> None:
 
 def test_one_without_a_folder_and_without_splits(tmp_path: Path) -> None:
     dataset, suffix = open_torchvision("FakeData", tmp_path, None, as_array)
-    assert (len(dataset), suffix) == (1000, "")
+    assert (len(dataset), suffix) == (1000, "@FakeData")
     assert dataset[3][0].shape == (224, 224, 3)
 
 
@@ -126,7 +127,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
         Image.new("L", (5, 4), 7).save(tmp_path / name / "a.png")
     dataset, suffix = open_torchvision("ImageFolder", tmp_path, None, as_array)
     assert [(image.shape, label) for image, label in dataset] == [((4, 5, 3), 0), ((4, 5, 3), 1)]
-    assert suffix == ""
+    assert suffix == "@ImageFolder"
     with pytest.raises(DatasetError) as caught:
         open_torchvision("ImageFolder", tmp_path / "cat", None, as_array)
     sentence = f"torchvision's ImageFolder cannot be opened under {tmp_path}/cat: Couldn't find any class folder in "

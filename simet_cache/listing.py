@@ -1,0 +1,144 @@
+"""What the data of a dataset were at one moment: digests to compare, and a list of files to name what differs."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import xxhash
+
+VERSION = 1  # of what is digested, and how: fingerprints of another version are unknown
+
+# size, time of change and digest of the content, UNREAD where nobody has read it, and the name
+Entry = tuple[int | str, int | str, str, str]
+UNREAD = "-"
+
+_LONGEST = 1 << 29  # bytes of a listing: one from another machine may be a bomb
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the data of a dataset were at one moment.
+
+    Attributes:
+        stat: 32 hexadecimal digits: names, sizes and times of change of the files, in the order of the rows. Data in
+            memory count by what they are.
+        content: 32 hexadecimal digits: names and contents. None where the files were not read.
+        listing: What the digests are of, for `differences`; no part of a comparison.
+    """
+
+    stat: str | None = None
+    content: str | None = None
+    listing: bytes = field(default=b"", repr=False, compare=False)
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Fingerprint:
+        """Of files, or of data that are described like files, in the order of the rows."""
+        by_stat = "".join([f"{size} {time}\t{name}\0" for size, time, _, name in entries])
+        by_content, listing = None, by_stat
+        if all(digest != UNREAD for _, _, digest, _ in entries):
+            by_content = _hex("".join([f"{digest}\t{name}\0" for _, _, digest, name in entries]))
+            listing = "".join([f"{size} {time} {digest}\t{name}\0" for size, time, digest, name in entries])
+        return cls(_hex(by_stat), by_content, zlib.compress(_bytes(listing), 1))
+
+    @property
+    def known(self) -> bool:
+        """Whether anything can be said of the data."""
+        return self.stat is not None or self.content is not None
+
+    def same_as(self, other: Fingerprint) -> bool | None:
+        """Whether the data are the same: by content where both have it, else by stat; None where nobody knows."""
+        for mine, theirs in ((self.content, other.content), (self.stat, other.stat)):
+            if mine is not None and theirs is not None:
+                return mine == theirs
+        return None
+
+    def of_rows(self, rows: Sequence[int], *, total: int) -> Fingerprint:
+        """The fingerprint of some of the rows, as it was at that moment; data that are no files, one each, stay whole.
+
+        Args:
+            rows: Their positions.
+            total: How many rows this fingerprint is of.
+        """
+        entries = _parsed(self.listing) if self.listing else []
+        if len(entries) != total:
+            return self
+        chosen = [entries[row] for row in rows]
+        return Fingerprint.of([(*[*known, UNREAD][:3], _text(name)) for name, known in chosen])
+
+    def to_json(self) -> dict[str, int | str]:
+        """The digests, without the listing."""
+        digests = {"stat": self.stat, "content": self.content}
+        return {"version": VERSION, **{name: digest for name, digest in digests.items() if digest is not None}}
+
+    @classmethod
+    def from_json(cls, data: object) -> Fingerprint:
+        """The reverse of ``to_json``; of anything else, or of another version, the unknown fingerprint."""
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            return cls()
+        digests = {name: data[name] for name in ("stat", "content") if name in data}
+        well = all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{32}", digest) for digest in digests.values())
+        return cls(**digests) if well else cls()
+
+
+def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
+    """What happened between two listings, file by file in the order of their names.
+
+    Args:
+        before: The ``listing`` of a fingerprint.
+        now: The ``listing`` of a later one.
+        limit: So many files are named.
+
+    Returns:
+        Like ``cat/3.png changed``, ``cat/4.png touched``, ``cat/5.png is new``, ``and 12 more``. Empty where nothing
+        differs or a listing is unknown. Touched is a file of the same size with another time and unknown content.
+    """
+    try:
+        old, new = _parsed(before), _parsed(now)
+    except zlib.error:
+        return []
+    olds, news = dict(old), dict(new)
+    happened = [(name, _what_happened(olds.get(name), news.get(name))) for name in sorted(olds.keys() | news.keys())]
+    found = [f"{_printable(name)} {what}" for name, what in happened if what]
+    if not found and [name for name, _ in old] != [name for name, _ in new]:
+        return ["the same files in another order or number"]
+    return found[:limit] + ([f"and {len(found) - limit} more"] if len(found) > limit else [])
+
+
+def _parsed(listing: bytes) -> list[tuple[bytes, list[str]]]:
+    unpacking = zlib.decompressobj()
+    plain = unpacking.decompress(listing, _LONGEST)
+    if not unpacking.eof:
+        raise zlib.error("cut short, or too long")
+    lines = [line.partition(b"\t") for line in plain.split(b"\0")[:-1]]
+    return [(name, known.decode(errors="replace").split(" ")) for known, _, name in lines]
+
+
+def _what_happened(old: list[str] | None, new: list[str] | None) -> str | None:
+    if old is None or new is None:
+        return "is gone" if new is None else "is new"
+    read = len(old) == len(new) == 3  # both with a digest of the content
+    if old[2] == new[2] if read else old[:2] == new[:2]:
+        return None
+    if UNREAD in old[:2] or UNREAD in new[:2]:
+        return "is missing" if UNREAD in new[:2] else "is no longer missing"
+    return "touched" if old[0] == new[0] and not read else "changed"
+
+
+def _printable(name: bytes) -> str:
+    text = name.decode(errors="backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # names may be no text
+
+
+def _hex(text: str) -> str:
+    return xxhash.xxh3_128(_bytes(text)).hexdigest()

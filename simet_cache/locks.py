@@ -1,0 +1,184 @@
+"""Who computes, who uses: the kernel's locks, which end with their holder. No lock file ever needs removing.
+
+On disk::
+
+    cache_dir/locks/<md5>.lock        held while one process computes
+    cache_dir/locks/<md5>.holder      who that is, for those who wait; means nothing while the lock is free
+    cache_dir/locks/entries.lock      held for moments: by who changes an entry, and shared by who starts to use one
+    cache_dir/locks/users/*.keys      one for each process, held while it lives: the entries that it uses
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+_PATIENCE = 5.0  # seconds to wait for another process before saying so
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def computing(folder: Path, key: str) -> Iterator[None]:
+    """Keep other threads and processes from computing the same key meanwhile.
+
+    Where there can be no lock, as in a folder that may only be read, a warning says that others are not kept from it.
+
+    Args:
+        folder: The cache folder.
+        key: The documented md5.
+    """
+    lock = _acquired(folder / "locks" / f"{key}.lock", key)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _acquired(file: Path, key: str) -> BaseFileLock | None:
+    # not a lock file, as the library makes where the system has no locks: it would outlive a holder that is killed
+    lock = FileLock(file, fallback_to_soft=False)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            log.warning("Waiting for %s, which computes features for key %s", _holder(file), key)
+            lock.acquire()
+    except OSError as error:
+        reason = error.strerror or error
+        log.warning("cannot lock %s: %s. Other processes may compute the same features meanwhile", file, reason)
+        return None
+    with suppress(OSError):
+        file.with_suffix(".holder").write_text(json.dumps(_myself()), encoding="utf-8")
+    return lock
+
+
+def _myself() -> dict[str, str]:
+    now = datetime.now(UTC).astimezone()
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+    return {
+        "process": f"process {os.getpid()} on {socket.gethostname()}",
+        "since": now.isoformat(sep=" ", timespec="seconds"),
+        "command": command[:80],
+    }
+
+
+def _holder(lock: Path) -> str:
+    try:
+        who = json.loads(lock.with_suffix(".holder").read_bytes())
+        return f"{who['process']} ({who['command']}, since {who['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Keep others from changing entries, and from starting to use one, for the moment that a change takes."""
+    handle = _entries_lock(folder)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def unchanging(folder: Path) -> Iterator[None]:
+    """Nobody changes an entry meanwhile."""
+    try:
+        handle = _entries_lock(folder)
+    except OSError:  # the folder may only be read, and nobody has ever changed it
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _entries_lock(folder: Path) -> int:
+    path = folder / "locks" / "entries.lock"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+class _Usage:
+    """The entries that this process uses in one folder, in a file that it holds locked while it lives."""
+
+    def __init__(self, folder: Path) -> None:
+        users = folder / "locks" / "users"
+        users.mkdir(parents=True, exist_ok=True)
+        name = users / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}.keys"
+        self._handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self._keys: set[str] = set()
+
+    def add(self, key: str) -> None:
+        if key not in self._keys:
+            os.write(self._handle, f"{key}\n".encode())
+            self._keys.add(key)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+
+_usages: dict[tuple[int, Path], _Usage] = {}
+_usages_lock = threading.Lock()
+
+
+def use(folder: Path, key: str) -> None:
+    """From now on, and as long as this process lives, the entry is in use and is not pruned.
+
+    In a folder that may only be read there is nobody to prune, and nothing to do.
+    """
+    mine = (os.getpid(), folder)  # a forked child has a file of its own
+    if mine in _usages and key in _usages[mine]:
+        return
+    with suppress(OSError), _usages_lock, unchanging(folder):
+        if mine not in _usages:
+            _usages[mine] = _Usage(folder)
+        _usages[mine].add(key)
+
+
+def is_computing(folder: Path, key: str) -> bool:
+    """Whether somebody holds the lock of a key at this moment."""
+    lock = FileLock(folder / "locks" / f"{key}.lock", fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def in_use(folder: Path) -> set[str]:
+    """The entries that processes use which are alive; what dead ones left is removed. To be called while `changing`."""
+    keys: set[str] = set()
+    for file in (folder / "locks" / "users").glob("*.keys"):
+        with suppress(OSError):
+            handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+            except BlockingIOError:
+                keys.update(file.read_text(encoding="utf-8").split())
+            finally:
+                os.close(handle)
+    return keys

@@ -1,0 +1,68 @@
+"""What an evaluation needs of the cache: for each dataset its key, and what its features would be made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simet_cache.config import EvaluationConfig
+from simet_cache.datasets import open_dataset
+from simet_cache.extractors import make_extractor
+from simet_cache.key import feature_key
+from simet_cache.manifest import Source
+from simet_cache.skipped import SkippedImage, without_skipped
+from simet_cache.sources import source_of
+from simet_cache.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The features of one dataset, before anybody has looked for them.
+
+    Attributes:
+        name: The dataset's.
+        dataset: Opened, without the images that are known to be bad where these are to be skipped.
+        suffix: In the key: of the extractor, and of the dataset where its root does not tell it from others.
+        key: The documented md5.
+        source: What the features would be made from.
+        skipped: The images that are left out.
+    """
+
+    name: str
+    dataset: Any
+    suffix: str
+    key: str
+    source: Source
+    skipped: tuple[SkippedImage, ...] = ()
+
+
+def store_of(config: EvaluationConfig) -> FeatureStore:
+    """The cache of an evaluation.
+
+    Raises:
+        StoreError: Its folder cannot be created.
+    """
+    return FeatureStore(config.cache_dir, on_stale=config.on_stale, verify=config.verify, remote=config.remote)
+
+
+def plan(one: Any, config: EvaluationConfig, store: FeatureStore) -> Planned:
+    """Open one configured dataset, and take its key and its fingerprint.
+
+    Raises:
+        DatasetError: It cannot be opened.
+        WeightsError: The extractor's weights cannot be read.
+        KeyInputError: It has no key.
+    """
+    extractor, batch_size = make_extractor(config.extractor), config.extractor.batch_size
+    opened = open_dataset(one, transform=extractor.transform, home=config.cache_dir.parent / "datasets")
+    dataset, suffix = opened.dataset, extractor.suffix + opened.suffix
+    content = config.fingerprint == "content"
+    source = source_of(
+        dataset, suffix=suffix, batch_size=batch_size, name=one.name, extractor=extractor.identity, content=content
+    )
+    skipped: list[SkippedImage] = []
+    if config.on_bad_image == "skip" and not config.force_recompute:
+        key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
+        dataset, source, skipped = without_skipped(store, key, dataset, source)
+    key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
+    return Planned(one.name, dataset, suffix, key, source, tuple(skipped))
