@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cold_and_warm, extraction
+from benchmarks import cold_and_warm, extraction, store
 
 BENCHMARKS: dict[str, Callable[[], str]] = {
     "extraction": extraction.run,
     "cold and warm": cold_and_warm.run,
+    "store": store.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = "# Results\n\nWritten by `python -m benchmarks [NAME ...]` (`make bench`); peers run in the same run.\n"

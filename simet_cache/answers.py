@@ -192,7 +192,7 @@ def _seconds(created_at: str) -> float | None:
     try:
         parsed = datetime.fromisoformat(created_at)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
 
 

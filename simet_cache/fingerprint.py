@@ -99,7 +99,7 @@ def _entries(base: Any, indices: list[int] | None, *, content: bool) -> list[Ent
     kinds = [kind.__name__ for kind in type(base).__mro__ if f"{kind.__module__}.".startswith(_HOMES)]
     for kind in kinds:
         if kind in _IN_MEMORY:
-            return _entries_of_data(getattr(base, _IN_MEMORY[kind]), indices)
+            return _entries_of_data(getattr(base, _IN_MEMORY[kind]))
     for kind in kinds:
         if kind in _FILES:
             folder, names = _FILES[kind](base)
@@ -200,13 +200,13 @@ def _digest(path: str, seen: tuple[int | str, int | str]) -> str:
     return state.hexdigest()
 
 
-def _entries_of_data(data: Any, indices: list[int] | None) -> list[Entry] | None:
-    """One entry for all: whether a change concerns the chosen items is not asked."""
+def _entries_of_data(data: Any) -> list[Entry] | None:
+    """One entry for all the data: whether a change concerns the chosen items is not asked."""
     items = data if isinstance(data, (list, tuple)) else [data]
     arrays = [item[0] if isinstance(item, (list, tuple)) else item for item in items]
     if sum(array.nbytes for array in arrays) > _MEMORY_LIMIT:
         return None
-    state = xxhash.xxh3_128(repr(indices).encode())
+    state = xxhash.xxh3_128()
     for array in arrays:
         if isinstance(array, np.ndarray) and array.dtype.kind not in "biufc":
             return None  # what objects are made of does not lie in the array

@@ -65,11 +65,12 @@ class Fingerprint:
         entries = _parsed(self.listing) if self.listing else []
         if len(entries) != total:
             return self
-        chosen = [entries[row] for row in rows]
-        return Fingerprint.of([(*[*known, UNREAD][:3], _text(name)) for name, known in chosen])
+        return Fingerprint.of([_entry(*entries[row]) for row in rows])
 
-    def to_json(self) -> dict[str, int | str]:
+    def to_json(self) -> dict[str, int | str] | str:
         """The digests, without the listing."""
+        if not self.known:
+            return "unknown"
         digests = {"stat": self.stat, "content": self.content}
         return {"version": VERSION, **{name: digest for name, digest in digests.items() if digest is not None}}
 
@@ -116,6 +117,11 @@ def _parsed(listing: bytes) -> list[tuple[bytes, list[str]]]:
     return [(name, known.decode(errors="replace").split(" ")) for known, _, name in lines]
 
 
+def _entry(name: bytes, known: list[str]) -> Entry:
+    size, time, digest = [*known, UNREAD][:3]
+    return size, time, digest, name.decode(errors="surrogateescape")
+
+
 def _what_happened(old: list[str] | None, new: list[str] | None) -> str | None:
     if old is None or new is None:
         return "is gone" if new is None else "is new"
@@ -130,10 +136,6 @@ def _what_happened(old: list[str] | None, new: list[str] | None) -> str | None:
 def _printable(name: bytes) -> str:
     text = name.decode(errors="backslashreplace")
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
 
 
 def _bytes(text: str) -> bytes:

@@ -148,4 +148,5 @@ def _read(path: Path, status: os.stat_result, entry: Mapping[str, Any]) -> dict[
     if entry and aligned:  # only this program writes such files, and it says what is in them
         raise DamagedEntryError(f"{path} does not hold what its manifest says")
     created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-    return {"format": manifest.FORMAT, "key": path.stem, "adopted": True, "created_at": created, **found}
+    said = {"adopted": True, "dataset": {"fingerprint": "unknown"}, "created_at": created}
+    return {"format": manifest.FORMAT, "key": path.stem, **said, **found}

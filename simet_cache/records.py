@@ -140,7 +140,7 @@ class Records(WritableFileSystem):
         if self._wanted and path == self._wanted.key and (found := self._store.find(path)):
             content = json.dumps({**json.loads(content), "digest": found.digest}).encode()
             with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
-                self._store.describe(path, self._wanted.source)
+                self._store.say_source(path, self._wanted.source)
         self._hit = None
         _keep(self.records / path, content)
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import fsspec
 
-from simet_cache.errors import ConfigError, StoreError
+from simet_cache.errors import ConfigError, RemoteError
 
 _PAUSE = 60.0  # seconds for which a remote that is down is left alone
 _ANSWER = 20.0  # seconds to wait for a short answer, all tries together
@@ -26,18 +26,6 @@ _CHUNK = 8 * 2**20
 _TRIES = 2  # botocore's for errors, and s3fs's for bodies that are cut half-way
 _S3 = ("s3", "s3a")
 _S3_CONFIG = {"connect_timeout": 5, "read_timeout": 10, "retries": {"mode": "standard", "total_max_attempts": _TRIES}}
-
-
-class RemoteError(StoreError):
-    """The remote home of the cache is down, or refuses, or does not have what was asked for.
-
-    Attributes:
-        repeated: Nothing was tried, since it was down a moment ago; that was said then.
-    """
-
-    def __init__(self, message: str, *, repeated: bool = False) -> None:
-        super().__init__(message)
-        self.repeated = repeated
 
 
 class _MissingError(RemoteError):

@@ -58,7 +58,8 @@ def part_of(dataset: Any, source: Source, positions: Sequence[int]) -> tuple[Any
         source: Of all of it.
         positions: Which rows, ascending.
     """
-    part = Subset(dataset, list(positions))
+    base, indices = resolve_subset(dataset)
+    part = Subset(base, [position if indices is None else indices[position] for position in positions])
     suffix, batch_size = source.components["suffix"], source.components["batch_size"]
     components = asdict(KeyComponents.of(part, suffix=suffix, batch_size=batch_size))
     fingerprint_of_part = source.fingerprint.of_rows(positions, total=len(dataset))

@@ -13,7 +13,6 @@ Neither torch nor Prefect is imported here.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -27,8 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simet_cache import codec, locks, manifest
-from simet_cache.atomic import Staged, reported, staged, sweep, sync_folder
+from simet_cache import changes, codec, locks, manifest
+from simet_cache.atomic import Staged, reported, sweep
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
@@ -36,7 +35,6 @@ from simet_cache.look import Look, facts, look
 from simet_cache.manifest import Source
 
 _KEY = re.compile(r"[0-9a-f]{32}")
-_TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
 log = logging.getLogger(__name__)
 
@@ -124,13 +122,11 @@ class FeatureStore:
         if seen.features is None or seen.seen is None:
             return None
         if not seen.described:
-            self._describe(path, seen.entry, seen.seen)
-        elif path.with_suffix(".next.json").exists():
-            with suppress(OSError), locks.changing(self.cache_dir):
-                _complete(path)
+            changes.describe(path, seen.entry, seen.seen)
+        changes.complete(path)
         if seen.status == "stale" and not self._use_stale(seen, other_rows=rows not in (None, seen.features.shape[0])):
             return None
-        _touch(path.with_suffix(".json"))
+        changes.touch(path)
         return seen.features
 
     def put(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
@@ -177,9 +173,7 @@ class FeatureStore:
     def place(
         self, key: str, write: Callable[[Staged], Mapping[str, Any]], *, listing: bytes = b"", needed: int = 0
     ) -> FeatureSet:
-        """Put an entry in place: its features, their manifest, and the list of files that they were made from.
-
-        At every moment one of two manifests, ``.json`` or ``.next.json``, describes the features that are there.
+        """Put an entry in place that is brought from elsewhere; see ``changes.place``.
 
         Args:
             key: The documented md5.
@@ -192,28 +186,8 @@ class FeatureStore:
         """
         path = self.path(key)
         _sweep_once(self.cache_dir)
-        with (
-            reported("cannot write", path, needed=needed),
-            staged(path) as new,
-            staged(path.with_suffix(".next.json")) as said,
-            staged(path.with_suffix(".files")) as files,
-        ):
-            entry = write(new)
-            said.file.write(_dumped(entry))
-            said.finish()
-            files.file.write(listing)
-            files.finish()
-            with locks.changing(self.cache_dir):
-                _complete(path)
-                said.replace()
-                new.replace()
-                try:
-                    files.replace()
-                    os.replace(path.with_suffix(".next.json"), path.with_suffix(".json"))
-                except OSError as error:
-                    log.warning("cannot write the manifest of %s: %s", path, error)
-            sync_folder(self.cache_dir)
-        return FeatureSet.from_manifest(path, entry)
+        with reported("cannot write", path, needed=needed):
+            return FeatureSet.from_manifest(path, changes.place(path, write, listing))
 
     def keep(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
         """Store features, or else hold them in memory: what was computed is not lost to a full disk.
@@ -285,25 +259,15 @@ class FeatureStore:
         """Keep other threads and processes from computing the same key meanwhile; see ``locks.computing``."""
         return locks.computing(self.cache_dir, self.path(key).stem)
 
-    def describe(self, key: str, source: Source) -> None:
+    def say_source(self, key: str, source: Source) -> None:
         """Say what an entry was made from, where its manifest says nothing yet.
 
         Raises:
             StoreError: The manifest cannot be written.
         """
         path = self.path(key)
-        with reported("cannot write the manifest of", path), locks.changing(self.cache_dir):
-            entry = self.manifest(key)
-            unsaid = not entry.get("components") and not entry.get("adopted")
-            if unsaid and entry.get("features") and manifest.describes(entry, path.stat()):
-                features = {**entry["features"], "row_order": source.row_order}
-                with staged(path.with_suffix(".json")) as said, staged(path.with_suffix(".files")) as files:
-                    said.file.write(_dumped({**entry, **source.to_manifest(), "features": features}))
-                    said.finish()
-                    files.file.write(source.fingerprint.listing)
-                    files.finish()
-                    files.replace()
-                    said.replace()
+        with reported("cannot write the manifest of", path):
+            changes.say_source(path, source)
 
     def quarantine(self, key: str, reason: str, *, seen: os.stat_result | None = None) -> None:
         """Move a damaged entry out of the way, with a warning. It is kept: someone may want to know what happened.
@@ -312,23 +276,15 @@ class FeatureStore:
             key: The documented md5.
             reason: What is wrong with it.
             seen: What ``stat`` said before it was read: what others have put in its place since is left alone.
-
-        Raises:
-            StoreError: The file cannot be moved.
         """
-        path, folder = self.path(key), self.cache_dir / "quarantine"
-        target = folder / f"{key}.{time.time_ns()}.pkl"
-        with reported(f"cannot move to {folder} the damaged", path), locks.changing(self.cache_dir):
-            folder.mkdir(exist_ok=True)
-            try:
-                if seen is not None and _version(path.stat()) != _version(seen):
-                    return
-                path.replace(target)
-            except FileNotFoundError:  # another process was first
-                return
-            with suppress(FileNotFoundError):
-                path.with_suffix(".json").replace(target.with_suffix(".json"))
-        log.warning("%s; moved to %s, and counts as missing", reason, target)
+        folder = self.cache_dir / "quarantine"
+        try:
+            target = changes.set_aside(self.path(key), folder, seen)
+        except OSError as error:
+            log.warning("%s; it counts as missing, and cannot be moved to %s: %s", reason, folder, error.strerror)
+            return
+        if target is not None:
+            log.warning("%s; moved to %s, and counts as missing", reason, target)
 
     def remove(self, key: str) -> int:
         """Remove an entry that nobody uses.
@@ -340,21 +296,12 @@ class FeatureStore:
             StoreError: It cannot be removed.
         """
         path = self.path(key)
-        with reported("cannot remove", path), locks.changing(self.cache_dir):
-            if key in locks.in_use(self.cache_dir) or locks.is_computing(self.cache_dir, key):
-                return 0
-            freed = 0
-            for file in self.files(key):
-                freed += file.stat().st_size
-                file.unlink()
-            return freed
+        with reported("cannot remove", path):
+            return changes.remove(path)
 
     def files(self, key: str) -> list[Path]:
         """Every file of an entry that is there, the features first."""
-        path = self.path(key)
-        own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
-        prefects = [self.cache_dir / "prefect" / folder / key for folder in ("records", "results")]
-        return [file for file in own + prefects if file.is_file()]
+        return changes.files(self.path(key))
 
     def _fetch(self, key: str, rows: int | None, source: Source | None) -> bool:
         return bool(_mirror().fetch(self, key, url=self.remote, rows=rows, source=source))
@@ -369,22 +316,6 @@ class FeatureStore:
             if seen.features:
                 _VERIFIED.add(version)
         return seen
-
-    def _describe(self, path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> None:
-        if entry.get("adopted"):
-            log.warning(
-                "Adopting %s, which was not written by simet-cache: nobody knows which images its features were made"
-                " from, nor the order of their rows",
-                path,
-            )
-        try:
-            with locks.changing(self.cache_dir), staged(path.with_suffix(".json")) as said:
-                said.file.write(_dumped(entry))
-                said.finish()
-                if _version(path.stat()) == _version(seen):
-                    said.replace()
-        except OSError as error:  # it is described anew next time
-            log.warning("cannot write the manifest of %s: %s", path, error)
 
     def _use_stale(self, seen: Look, *, other_rows: bool) -> bool:
         if other_rows:
@@ -430,27 +361,8 @@ def _sweep_once(folder: Path) -> None:
             sweep(folder)
 
 
-def _complete(path: Path) -> None:
-    """Put a manifest in place whose writer was killed just before it did so. To be called while `changing`."""
-    pending = path.with_suffix(".next.json")
-    with suppress(FileNotFoundError, StoreError):
-        if manifest.describes(manifest.read(pending, path.stem), path.stat()):
-            os.replace(pending, path.with_suffix(".json"))
-
-
-def _touch(said: Path) -> None:
-    """The time of a manifest says when its entry was last used."""
-    with suppress(OSError):
-        if time.time() - said.stat().st_mtime > _TOUCHED:
-            os.utime(said)
-
-
 def _version(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _dumped(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, indent=1).encode()
 
 
 def program() -> str:

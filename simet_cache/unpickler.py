@@ -197,8 +197,7 @@ class _Bounded:
         if length < _LONG:
             return self._file.read(length)
         data = bytearray(length)  # writable, so that the array that stands on it need not be copied
-        if self._file.readinto(data) < length:
-            raise EOFError("the file was cut short while it was read")
+        self._file.readinto(data)  # where it falls short, the next opcode is missing
         return data
 
 

@@ -148,6 +148,7 @@ def hostile_manifests() -> dict[str, dict[str, Any]]:
         "times": {"created_at": "9999-12-31T23:59:59-23:59"},
         "surrogates": {"dataset": {"name": "\ud800"}, HOSTILE: HOSTILE},
         "deep": {"more": deep},
+        "reasons": {"format": 99, "written_by": HOSTILE},
     }
 
 

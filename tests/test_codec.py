@@ -188,6 +188,19 @@ def test_every_protocol(read: Callable[[bytes], np.ndarray], protocol: int, orde
     assert same(read(pickle.dumps(array, protocol=protocol)), array)
 
 
+@pytest.mark.parametrize("protocol", [None, 3, 4, 5])
+def test_what_is_read_is_in_memory_once(entry: Callable[[bytes], Path], protocol: int | None) -> None:
+    array = random_array(1000, 1000)
+    path = entry(written(array) if protocol is None else pickle.dumps(array, protocol=protocol))
+    tracemalloc.start()
+    try:
+        found = codec.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * array.nbytes
+    finally:
+        tracemalloc.stop()
+    assert same(found, array)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_the_names_of_numpy_1(protocol: int) -> None:
     path = DATA / f"numpy-1.26-protocol-{protocol}.pkl"  # of protocol 4, by default, is what the reference writes

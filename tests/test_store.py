@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simet_cache import codec, locks, store
+from simet_cache import changes, codec, locks
 from simet_cache.atomic import write_atomically
 from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError, UnsafePickleError
 from simet_cache.featureset import FeatureSet, check_features
@@ -207,7 +207,7 @@ def test_what_another_program_puts_there_while_we_describe_ours_is_described_ane
         monkeypatch.undo()
         features.path(KEY).write_bytes(pickle.dumps(FEATURES[:1]))
 
-    monkeypatch.setattr(store, "sync_folder", foreign_writer)
+    monkeypatch.setattr(changes, "sync_folder", foreign_writer)
     features.put(KEY, FEATURES)
     found = features.find(KEY)
     assert found is not None

@@ -64,7 +64,9 @@ def all_is_well(store: FeatureStore, *, quarantined: int = 0) -> None:
     assert len(kept(store)) == quarantined, "an entry was put aside"
 
 
-def every_step(folder: Path, work: Callable[[FeatureStore], object], ready: Callable[[FeatureStore], object]) -> Iterator[FeatureStore]:
+def every_step(
+    folder: Path, work: Callable[[FeatureStore], object], ready: Callable[[FeatureStore], object]
+) -> Iterator[FeatureStore]:
     """A store in which ``ready`` was done, and then ``work`` up to one of its steps, for each of them."""
     for at in itertools.count():
         stores = []

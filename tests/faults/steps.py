@@ -29,7 +29,12 @@ class Steps:
         self.act, self.at, self.after = act, at, after
         self.taken: list[str] = []
         self._patches = [mock.patch.object(os, name, self.counted(name, getattr(os, name))) for name in NAMES]
-        self._patches.append(mock.patch.object(fcntl, "flock", self.counted("flock", fcntl.flock)))
+        lock, unlock = (self.counted(name, fcntl.flock) for name in ("lock", "unlock"))
+        self._patches.append(
+            mock.patch.object(
+                fcntl, "flock", lambda handle, how: (unlock if how & fcntl.LOCK_UN else lock)(handle, how)
+            )
+        )
         self._patches.append(mock.patch.object(os, "fdopen", self._opened(os.fdopen)))
 
     def counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

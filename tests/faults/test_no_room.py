@@ -55,6 +55,8 @@ def every_step(folder: Path) -> Iterator[tuple[int, str, FeatureStore]]:
     with Steps() as steps:
         forced(store)
     for at, name in enumerate(steps.taken):
+        if name == "unlock":  # the kernel does that by itself
+            continue
         store = FeatureStore(folder / str(at))
         store.put(KEY, OLD, value=0)
         yield at, name, store
@@ -109,11 +111,12 @@ def test_an_interruption_at_any_step_leaves_a_whole_entry_and_no_lock(tmp_path: 
         raise Interrupted
 
     for at, name, store in every_step(tmp_path):
-        with suppress(Interrupted), Steps(interrupt, at=at, after=after):
+        # what interrupts the very call that lets go of a lock leaves it to the end of the process
+        with suppress(Interrupted), Steps(interrupt, at=at, after=after or name == "close"):
             forced(store)
         assert value_of(store) in (0, 1)
         # between the kernel's making a file and Python's knowing of it nobody can tidy up
-        assert leftovers(store) == [] or name in ("open", "flock", "unlink")
+        assert leftovers(store) == [] or name in ("open", "lock", "unlink")
         assert not locks.is_computing(store.cache_dir, KEY)
 
 

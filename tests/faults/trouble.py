@@ -59,6 +59,17 @@ def filled(folder: Path) -> FeatureStore:
     return store
 
 
+def filled_by_another(folder: Path) -> None:
+    """Also used, so that there are locks."""
+    child = os.fork()
+    if child == 0:
+        try:
+            filled(folder).get_or_compute(OURS, never)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 def checked_read_only(folder: Path) -> None:
     """Hits, files of other programs, and misses, in a folder in which nothing can be changed."""
     before = tree(folder)
@@ -95,7 +106,7 @@ def read_only_folder(folder: Path) -> None:
         warm.find(FOREIGN)
         warm.get_or_compute(MISSING, lambda: array(3))
         subprocess.run(["true"], check=True)
-    filled(folder / "locked").get_or_compute(OURS, never)
+    filled_by_another(folder / "locked")
     filled(folder / "plain")
     for file in (folder / "plain" / "locks").iterdir():
         file.unlink()
@@ -120,7 +131,7 @@ def mounted(folder: Path, options: str) -> None:
 def read_only_disk(folder: Path) -> None:
     """Even root cannot write there."""
     mounted(folder, "size=1m")
-    filled(folder / "cache")
+    filled_by_another(folder / "cache")
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     checked_read_only(folder / "cache")
 

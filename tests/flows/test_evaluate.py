@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,68 @@ class TestFlow:
         assert second.reference.cached
         assert [one.cached for one in second.datasets] == [True, True]
         assert [one.plain_values() for one in first.datasets] == [one.plain_values() for one in second.datasets]
+
+    def test_images_that_changed_are_extracted_again(
+        self, config: dict[str, Any], tmp_path: Path, images: Callable[..., Path], images_read: list[str]
+    ) -> None:
+        before = results_of(run_flow(config))
+        images("other", seed=9)
+        for name in ("0003.png", "0007.png"):
+            shutil.copy(tmp_path / "other" / name, tmp_path / "a" / name)
+        refused = results_of(run_flow({**config, "on_stale": "error"}))
+        assert "are stale: the images have changed since (0003.png" in str(refused.datasets[0].error)
+        assert refused.datasets[1].error is None
+        reused = results_of(run_flow({**config, "on_stale": "reuse"}))
+        assert reused.datasets[0].cached
+        assert len(images_read) == 36
+        after = results_of(run_flow(config))
+        assert len(images_read) == 48
+        assert [one.cached for one in after.datasets] == [False, True]
+        assert after.datasets[0].plain_values() != before.datasets[0].plain_values()
+        assert results_of(run_flow(config)).datasets[0].cached
+
+    def test_a_full_disk_costs_the_cache_and_not_the_results(
+        self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, images_read: list[str], tmp_path: Path
+    ) -> None:
+        expected = [
+            one.plain_values() for one in results_of(run_flow({**config, "cache_dir": str(tmp_path / "x")})).datasets
+        ]
+        real = tempfile.mkstemp
+
+        def full(*arguments: Any, **options: Any) -> Any:
+            if "cache" in str(options.get("dir")):
+                raise OSError(28, "No space left on device")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(tempfile, "mkstemp", full)
+        results = results_of(run_flow(config))
+        assert results.passed
+        assert [one.plain_values() for one in results.datasets] == expected
+        assert not any(one.cached for one in results.datasets)
+        monkeypatch.undo()
+        assert not any(one.cached for one in results_of(run_flow(config)).datasets)
+
+    def test_flipped_bits_are_found_by_a_full_check(self, config: dict[str, Any], images_read: list[str]) -> None:
+        first = results_of(run_flow(config)).datasets[0].features
+        assert first is not None
+        path = Path(first.path)
+        status, content = path.stat(), bytearray(path.read_bytes())
+        content[200] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        again = results_of(run_flow({**config, "verify": "full"}))
+        assert [one.cached for one in again.datasets] == [False, True]
+        assert again.datasets[0].features == first
+
+    def test_features_travel_through_a_remote(
+        self, config: dict[str, Any], tmp_path: Path, images_read: list[str]
+    ) -> None:
+        remote = f"file://{tmp_path}/remote"
+        run_flow({**config, "remote": remote})
+        elsewhere = results_of(run_flow({**config, "remote": remote, "cache_dir": str(tmp_path / "elsewhere" / "x")}))
+        assert len(images_read) == 36
+        assert elsewhere.reference.cached
+        assert [one.cached for one in elsewhere.datasets] == [True, True]
 
     def test_force_recompute_reads_every_image_again(self, config: dict[str, Any], images_read: list[str]) -> None:
         run_flow(config)

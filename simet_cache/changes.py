@@ -1,0 +1,179 @@
+"""Every change of an entry on the disk, each under the one lock that keeps others out for that moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from simet_cache import locks, manifest
+from simet_cache.atomic import Staged, staged, sync_folder
+from simet_cache.errors import StoreError
+from simet_cache.manifest import Source
+
+_TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
+
+log = logging.getLogger(__name__)
+
+
+def place(path: Path, write: Callable[[Staged], Mapping[str, Any]], listing: bytes) -> Mapping[str, Any]:
+    """Put an entry in place: features, manifest, and the list of files that they were made from.
+
+    At every moment one of two manifests, ``.json`` or ``.next.json``, describes the features that are there.
+
+    Args:
+        path: ``cache_dir/<md5>.pkl``.
+        write: Writes the features into a new file, finishes it, and returns their manifest.
+        listing: Of the data's fingerprint.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        OSError: It cannot be written; an older entry is untouched.
+    """
+    with (
+        staged(path) as new,
+        staged(path.with_suffix(".next.json")) as said,
+        staged(path.with_suffix(".files")) as files,
+    ):
+        entry = write(new)
+        said.file.write(_dumped(entry))
+        said.finish()
+        files.file.write(listing)
+        files.finish()
+        with locks.changing(path.parent):
+            _complete(path)
+            said.replace()
+            new.replace()
+            try:
+                files.replace()
+                os.replace(path.with_suffix(".next.json"), path.with_suffix(".json"))
+            except OSError as error:
+                log.warning("cannot write the manifest of %s: %s", path, error)
+        sync_folder(path.parent)
+    return entry
+
+
+def complete(path: Path) -> None:
+    """Put a manifest in place whose writer was killed just before it did so."""
+    if path.with_suffix(".next.json").exists():
+        with suppress(OSError), locks.changing(path.parent):
+            _complete(path)
+
+
+def _complete(path: Path) -> None:
+    pending = path.with_suffix(".next.json")
+    with suppress(FileNotFoundError, StoreError):
+        if manifest.describes(manifest.read(pending, path.stem), path.stat()):
+            os.replace(pending, path.with_suffix(".json"))
+
+
+def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> None:
+    """Write a manifest for features that are there, unless others have taken their place since they were ``seen``."""
+    if entry.get("adopted"):
+        log.warning(
+            "Adopting %s, which was not written by simet-cache: nobody knows which images its features were made from,"
+            " nor the order of their rows",
+            path,
+        )
+    try:
+        with locks.changing(path.parent), staged(path.with_suffix(".json")) as said:
+            said.file.write(_dumped(entry))
+            said.finish()
+            if _version(path.stat()) == _version(seen):
+                said.replace()
+    except OSError as error:  # it is described anew next time
+        log.warning("cannot write the manifest of %s: %s", path, error)
+
+
+def say_source(path: Path, source: Source) -> None:
+    """Say what features were made from, where their manifest says nothing yet."""
+    with locks.changing(path.parent):
+        entry = manifest.read(path.with_suffix(".json"), path.stem)
+        unsaid = not entry.get("components") and not entry.get("adopted")
+        if not unsaid or not entry.get("features") or not manifest.describes(entry, path.stat()):
+            return
+        features = {**entry["features"], "row_order": source.row_order}
+        with staged(path.with_suffix(".json")) as said, staged(path.with_suffix(".files")) as files:
+            said.file.write(_dumped({**entry, **source.to_manifest(), "features": features}))
+            said.finish()
+            files.file.write(source.fingerprint.listing)
+            files.finish()
+            files.replace()
+            said.replace()
+
+
+def set_aside(path: Path, folder: Path, seen: os.stat_result | None) -> Path | None:
+    """Move features and manifest to another folder.
+
+    Args:
+        path: ``cache_dir/<md5>.pkl``.
+        folder: Where to.
+        seen: What ``stat`` said: what others have put in its place since is left alone. None moves whatever is there.
+
+    Returns:
+        Where the features are now; None where they were gone, or others.
+
+    Raises:
+        OSError: They cannot be moved.
+    """
+    target = folder / f"{path.stem}.{time.time_ns()}.pkl"
+    with locks.changing(path.parent):
+        folder.mkdir(exist_ok=True)
+        try:
+            if seen is not None and _version(path.stat()) != _version(seen):
+                return None
+            path.replace(target)
+        except FileNotFoundError:  # another process was first
+            return None
+        with suppress(FileNotFoundError):
+            path.with_suffix(".json").replace(target.with_suffix(".json"))
+    return target
+
+
+def remove(path: Path) -> int:
+    """Remove an entry that nobody uses.
+
+    Returns:
+        How many bytes that freed; 0 where it is in use, or being computed, or not there.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    with locks.changing(path.parent):
+        if path.stem in locks.in_use(path.parent) or locks.is_computing(path.parent, path.stem):
+            return 0
+        freed = 0
+        for file in files(path):
+            freed += file.stat().st_size
+            file.unlink()
+        return freed
+
+
+def files(path: Path) -> list[Path]:
+    """Every file of an entry that is there, the features first."""
+    own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
+    prefects = [path.parent / "prefect" / folder / path.stem for folder in ("records", "results")]
+    return [file for file in own + prefects if file.is_file()]
+
+
+def touch(path: Path) -> None:
+    """The time of a manifest says when its entry was last used."""
+    said = path.with_suffix(".json")
+    with suppress(OSError):
+        if time.time() - said.stat().st_mtime > _TOUCHED:
+            os.utime(said)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _dumped(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, indent=1).encode()
