@@ -159,8 +159,8 @@ def remove(path: Path) -> int:
 def files(path: Path) -> list[Path]:
     """Every file of an entry that is there, the features first."""
     own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
-    prefects = [path.parent / "prefect" / folder / path.stem for folder in ("records", "results")]
-    return [file for file in own + prefects if file.is_file()]
+    notes = [path.parent / folder / path.stem for folder in ("prefect/records", "prefect/results", "pending")]
+    return [file for file in own + notes if file.is_file()]
 
 
 def touch(path: Path) -> None:

@@ -85,38 +85,41 @@ def _holder(lock: Path) -> str:
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """Keep others from changing entries, and from starting to use one, for the moment that a change takes."""
-    handle = _entries_lock(folder)
+def unchanging(folder: Path) -> Iterator[None]:
+    """Nobody changes an entry meanwhile; in a folder where nobody ever has, nothing is written for that."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle = os.open(_entries_lock(folder), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         yield
-    finally:
-        os.close(handle)
+        return
+    with _locked(handle, fcntl.LOCK_SH):
+        yield
 
 
 @contextmanager
-def unchanging(folder: Path) -> Iterator[None]:
-    """Nobody changes an entry meanwhile."""
-    try:
-        handle = _entries_lock(folder)
-    except OSError:  # the folder may only be read, and nobody has ever changed it
+def changing(folder: Path) -> Iterator[None]:
+    """Keep others from changing entries, and from starting to use one, for the moment that a change takes."""
+    with _locked(_made_entries_lock(folder), fcntl.LOCK_EX):
         yield
-        return
+
+
+@contextmanager
+def _locked(handle: int, kind: int) -> Iterator[None]:
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        fcntl.flock(handle, kind)
         yield
     finally:
         os.close(handle)
 
 
-def _entries_lock(folder: Path) -> int:
-    path = folder / "locks" / "entries.lock"
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _entries_lock(folder: Path) -> Path:
+    return folder / "locks" / "entries.lock"
+
+
+def _made_entries_lock(folder: Path) -> int:
+    path = _entries_lock(folder)
+    path.parent.mkdir(exist_ok=True)
+    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 class _Usage:
@@ -151,7 +154,7 @@ def use(folder: Path, key: str) -> None:
     mine = (os.getpid(), folder)  # a forked child has a file of its own
     if mine in _usages and key in _usages[mine]:
         return
-    with suppress(OSError), _usages_lock, unchanging(folder):
+    with suppress(OSError), _usages_lock, _locked(_made_entries_lock(folder), fcntl.LOCK_SH):
         if mine not in _usages:
             _usages[mine] = _Usage(folder)
         _usages[mine].add(key)
@@ -159,7 +162,10 @@ def use(folder: Path, key: str) -> None:
 
 def is_computing(folder: Path, key: str) -> bool:
     """Whether somebody holds the lock of a key at this moment."""
-    lock = FileLock(folder / "locks" / f"{key}.lock", fallback_to_soft=False)
+    file = folder / "locks" / f"{key}.lock"
+    if not file.exists():
+        return False
+    lock = FileLock(file, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

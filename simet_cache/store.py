@@ -124,7 +124,7 @@ class FeatureStore:
         if not seen.described:
             changes.describe(path, seen.entry, seen.seen)
         changes.complete(path)
-        if seen.status == "stale" and not self._use_stale(seen, other_rows=rows not in (None, seen.features.shape[0])):
+        if seen.status == "stale" and not self._use_stale(seen, rows, source):
             return None
         changes.touch(path)
         return seen.features
@@ -269,22 +269,26 @@ class FeatureStore:
         with reported("cannot write the manifest of", path):
             changes.say_source(path, source)
 
-    def quarantine(self, key: str, reason: str, *, seen: os.stat_result | None = None) -> None:
+    def quarantine(self, key: str, reason: str, *, seen: os.stat_result | None = None) -> bool:
         """Move a damaged entry out of the way, with a warning. It is kept: someone may want to know what happened.
 
         Args:
             key: The documented md5.
             reason: What is wrong with it.
             seen: What ``stat`` said before it was read: what others have put in its place since is left alone.
+
+        Returns:
+            Whether it was moved.
         """
         folder = self.cache_dir / "quarantine"
         try:
             target = changes.set_aside(self.path(key), folder, seen)
         except OSError as error:
             log.warning("%s; it counts as missing, and cannot be moved to %s: %s", reason, folder, error.strerror)
-            return
+            return False
         if target is not None:
             log.warning("%s; moved to %s, and counts as missing", reason, target)
+        return target is not None
 
     def remove(self, key: str) -> int:
         """Remove an entry that nobody uses.
@@ -317,8 +321,8 @@ class FeatureStore:
                 _VERIFIED.add(version)
         return seen
 
-    def _use_stale(self, seen: Look, *, other_rows: bool) -> bool:
-        if other_rows:
+    def _use_stale(self, seen: Look, rows: int | None, source: Source | None) -> bool:
+        if seen.features and rows not in (None, seen.features.shape[0]):
             _warn_once(f"{seen.reason}; it counts as missing", seen)
             return False
         if self.on_stale == "error":
@@ -326,11 +330,9 @@ class FeatureStore:
         if self.on_stale == "reuse":
             _warn_once(f"{seen.reason}; they are used all the same, as on_stale: reuse says", seen)
             return True
-        _warn_once(
-            f"{seen.reason}. They are made again. If these are two datasets, give each a suffix of its own, or they"
-            " replace each other every time",
-            seen,
-        )
+        named = source and source.dataset.get("name")  # as in our flows, where suffixes tell datasets apart
+        advice = ". If these are two datasets, give each a suffix of its own, or they replace each other every time"
+        _warn_once(f"{seen.reason}; they are made again{'' if named else advice}", seen)
         return False
 
 

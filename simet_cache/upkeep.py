@@ -264,8 +264,8 @@ def _repaired(store: FeatureStore, finding: Finding, seen: Look | None) -> Findi
     key, status, reason = finding.key, finding.status, finding.reason
     try:
         if status == "damaged":
-            store.quarantine(key, reason, seen=seen.seen if seen else None)
-            return Finding(key, status, reason, "moved to quarantine")
+            moved = store.quarantine(key, reason, seen=seen.seen if seen else None)
+            return Finding(key, status, reason, "moved to quarantine" if moved else "")
         if status == "undescribed" and seen and _describe(store, key, seen):
             return Finding(key, status, reason, "adopted" if seen.entry.get("adopted") else "mended")
     except StoreError as error:
@@ -342,5 +342,5 @@ def _is_orphan(store: FeatureStore, key: str, kind: str) -> bool:
 
 
 def computing(store: FeatureStore, key: str) -> bool:
-    """Without making the lock of a key that never had one."""
-    return (store.cache_dir / "locks" / f"{key}.lock").exists() and locks.is_computing(store.cache_dir, key)
+    """Whether somebody computes the features of a key at this moment."""
+    return locks.is_computing(store.cache_dir, key)

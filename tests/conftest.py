@@ -29,6 +29,17 @@ os.environ |= {
 os.environ.pop("PREFECT_API_URL", None)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_in_use() -> Iterator[None]:
+    """A process holds a file for each cache that it has used, and the tests use more than a process may open."""
+    yield
+    from simet_cache import locks
+
+    for usage in locks._usages.values():
+        os.close(usage._handle)
+    locks._usages.clear()
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A server with an empty database, one for the session."""

@@ -46,6 +46,11 @@ def another(code: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]
 
 COMPUTES = "lock = locks.computing(Path(sys.argv[1]), sys.argv[2])\nlock.__enter__()"
 USES = "for key in sys.argv[2:]: locks.use(Path(sys.argv[1]), key)"
+PUTS = """
+import numpy
+from simet_cache.store import FeatureStore
+FeatureStore(sys.argv[1]).put(sys.argv[2], numpy.ones((4, 3)))
+"""
 CHANGES = "lock = locks.changing(Path(sys.argv[1]))\nlock.__enter__()"
 LOOKS = "lock = locks.unchanging(Path(sys.argv[1]))\nlock.__enter__()"
 
@@ -249,11 +254,9 @@ def test_this_process_is_one_of_them(tmp_path: Path) -> None:
 
 def test_a_forked_child_uses_for_itself(tmp_path: Path) -> None:
     locks.use(tmp_path, KEY)
-    with another(
-        f"import os\nlocks.use(Path(sys.argv[1]), {OTHER!r})\nif os.fork(): os._exit(0)\n"
-        + f"locks.use(Path(sys.argv[1]), {'2' * 32!r})",
-        tmp_path,
-    ) as parent:
+    use = "locks.use(Path(sys.argv[1]), sys.argv[{}])"
+    forks = f"import os\n{use.format(2)}\nif os.fork(): os._exit(0)\n{use.format(3)}"
+    with another(forks, tmp_path, OTHER, "2" * 32) as parent:
         parent.wait()
         assert in_use(tmp_path) >= {KEY, "2" * 32}
 
@@ -267,8 +270,7 @@ def test_threads_note_what_they_use_in_one_file(tmp_path: Path) -> None:
 
 
 def test_what_a_thread_of_this_process_computes_is_not_removed(tmp_path: Path) -> None:
-    with another("from simet_cache.store import FeatureStore\nimport numpy\n"
-                 "FeatureStore(sys.argv[1]).put(sys.argv[2], numpy.ones((4, 3)))", tmp_path, KEY) as process:  # fmt: skip
+    with another(PUTS, tmp_path, KEY) as process:
         end(process)
     store = FeatureStore(tmp_path)
     with locks.computing(tmp_path, KEY), ThreadPoolExecutor(1) as pool:

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 NAMES = ["open", "close", "fsync", "fchmod", "replace", "rename", "unlink", "mkdir", "utime", "link", "ftruncate"]
@@ -20,13 +20,21 @@ class Steps:
         act: What happens there.
         at: The number of the step; -1 for none.
         after: Whether ``act`` is called when the step is done.
+        through: Steps that are done before ``act`` in any case.
 
     Attributes:
         taken: The names of the steps so far. Every write is two of them, so that half of it can be done.
     """
 
-    def __init__(self, act: Callable[[], None] = lambda: None, *, at: int = -1, after: bool = False) -> None:
-        self.act, self.at, self.after = act, at, after
+    def __init__(
+        self,
+        act: Callable[[], None] = lambda: None,
+        *,
+        at: int = -1,
+        after: bool = False,
+        through: tuple[str, ...] = (),
+    ) -> None:
+        self.act, self.at, self.after, self.through = act, at, after, through
         self.taken: list[str] = []
         self._patches = [mock.patch.object(os, name, self.counted(name, getattr(os, name))) for name in NAMES]
         lock, unlock = (self.counted(name, fcntl.flock) for name in ("lock", "unlock"))
@@ -41,10 +49,11 @@ class Steps:
         def step(*arguments: Any, **named: Any) -> Any:
             mine = len(self.taken)
             self.taken.append(name)
-            if mine == self.at and not self.after:
+            late = self.after or name in self.through
+            if mine == self.at and not late:
                 self.act()
             result = function(*arguments, **named)
-            if mine == self.at and self.after:
+            if mine == self.at and late:
                 self.act()
             return result
 
@@ -58,7 +67,7 @@ class Steps:
 
         return opened
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> Self:
         for patch in self._patches:
             patch.start()
         return self

@@ -124,11 +124,11 @@ def test_a_flipped_bit_of_the_manifest(entry: Entry, bits: int, caplog: pytest.L
     newer = entry.said.index(b'"format": 1') + len(b'"format": ')
     for at, mask in flips(len(entry.said), bits=bits, seed=2):
         entry.renew(said=flipped(entry.said, at, mask))
-        try:
-            assert outcome(entry, caplog) in ("miss", "same"), f"byte {at} changed by {mask}"
-        except StoreError as error:
-            assert at == newer, error
-            assert "was written by a newer simet-cache" in str(error)
+        if at == newer and entry.json.read_bytes()[at] in b"23456789":
+            with pytest.raises(StoreError, match="was written by a newer simet-cache"):
+                entry.store.find(KEY)
+            continue
+        assert outcome(entry, caplog) in ("miss", "same"), f"byte {at} changed by {mask}"
 
 
 def damages() -> dict[str, Damage]:

@@ -86,7 +86,7 @@ def test_whatever_step_fails_the_features_are_returned(
     unsaved = 0
     for at, name, store in every_step(tmp_path):
         caplog.clear()
-        with Steps(fails, at=at, after=name == "close"):  # what cannot be closed well is closed all the same
+        with Steps(fails, at=at, through=("close",)):  # what cannot be closed well is closed all the same
             made = forced(store)
         assert np.array_equal(made.load(), NEW)
         assert np.array_equal(made.load(copy=True), NEW)
@@ -112,7 +112,7 @@ def test_an_interruption_at_any_step_leaves_a_whole_entry_and_no_lock(tmp_path: 
 
     for at, name, store in every_step(tmp_path):
         # what interrupts the very call that lets go of a lock leaves it to the end of the process
-        with suppress(Interrupted), Steps(interrupt, at=at, after=after or name == "close"):
+        with suppress(Interrupted), Steps(interrupt, at=at, after=after, through=("close",)):
             forced(store)
         assert value_of(store) in (0, 1)
         # between the kernel's making a file and Python's knowing of it nobody can tidy up
