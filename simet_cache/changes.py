@@ -74,22 +74,31 @@ def _complete(path: Path) -> None:
             os.replace(pending, path.with_suffix(".json"))
 
 
-def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> None:
-    """Write a manifest for features that are there, unless others have taken their place since they were ``seen``."""
-    if entry.get("adopted"):
-        log.warning(
-            "Adopting %s, which was not written by simet-cache: nobody knows which images its features were made from,"
-            " nor the order of their rows",
-            path,
-        )
-    try:
-        with locks.changing(path.parent), staged(path.with_suffix(".json")) as said:
-            said.file.write(_dumped(entry))
-            said.finish()
-            if _version(path.stat()) == _version(seen):
-                said.replace()
-    except OSError as error:  # it is described anew next time
-        log.warning("cannot write the manifest of %s: %s", path, error)
+def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> bool:
+    """Write a manifest for features that are there; that is no use of them.
+
+    Args:
+        path: ``cache_dir/<md5>.pkl``.
+        entry: The manifest.
+        seen: What ``stat`` said of the features: others that took their place since are left alone.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    target = path.with_suffix(".json")
+    with locks.changing(path.parent), staged(target) as said:
+        said.file.write(_dumped(entry))
+        said.finish()
+        status = path.stat()
+        if _version(status) != _version(seen):
+            return False
+        used = target.stat() if target.is_file() else status
+        said.replace()
+        os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns))
+    return True
 
 
 def say_source(path: Path, source: Source) -> None:

@@ -122,7 +122,7 @@ class FeatureStore:
         if seen.features is None or seen.seen is None:
             return None
         if not seen.described:
-            changes.describe(path, seen.entry, seen.seen)
+            self._describe(path, seen.entry, seen.seen)
         changes.complete(path)
         if seen.status == "stale" and not self._use_stale(seen, rows, source):
             return None
@@ -320,6 +320,18 @@ class FeatureStore:
             if seen.features:
                 _VERIFIED.add(version)
         return seen
+
+    def _describe(self, path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> None:
+        if entry.get("adopted"):
+            log.warning(
+                "Adopting %s, which was not written by simet-cache: nobody knows which images its features were made"
+                " from, nor the order of their rows",
+                path,
+            )
+        try:
+            changes.describe(path, entry, seen)
+        except OSError as error:  # it is described anew next time
+            log.warning("cannot write the manifest of %s: %s", path, error)
 
     def _use_stale(self, seen: Look, rows: int | None, source: Source | None) -> bool:
         if seen.features and rows not in (None, seen.features.shape[0]):

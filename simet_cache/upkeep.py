@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simet_cache import locks, manifest
-from simet_cache.atomic import reported, staged, sweep
+from simet_cache import changes, locks, manifest
+from simet_cache.atomic import reported, sweep
 from simet_cache.errors import ConfigError, StoreError, UnsafePickleError
 from simet_cache.look import Look
 from simet_cache.store import FeatureStore
@@ -266,27 +266,13 @@ def _repaired(store: FeatureStore, finding: Finding, seen: Look | None) -> Findi
         if status == "damaged":
             moved = store.quarantine(key, reason, seen=seen.seen if seen else None)
             return Finding(key, status, reason, "moved to quarantine" if moved else "")
-        if status == "undescribed" and seen and _describe(store, key, seen):
-            return Finding(key, status, reason, "adopted" if seen.entry.get("adopted") else "mended")
+        if status == "undescribed" and seen and seen.seen:
+            with reported("cannot write the manifest of", store.path(key)):
+                if changes.describe(store.path(key), seen.entry, seen.seen):
+                    return Finding(key, status, reason, "adopted" if seen.entry.get("adopted") else "mended")
     except StoreError as error:
         return Finding(key, status, f"{reason}; {error}")
     return finding
-
-
-def _describe(store: FeatureStore, key: str, seen: Look) -> bool:
-    """Write the manifest that a look has drawn up, without counting as a use, as ``store.find`` would."""
-    path = store.path(key)
-    said = path.with_suffix(".json")
-    with reported("cannot write", said), locks.changing(store.cache_dir), staged(said) as new:
-        new.file.write(json.dumps(dict(seen.entry), indent=1).encode())
-        new.finish()
-        status = path.stat()
-        if seen.seen is None or not manifest.describes(seen.entry, status) or status.st_ino != seen.seen.st_ino:
-            return False  # another one has taken its place
-        used = said.stat() if said.exists() else status
-        new.replace()
-        os.utime(said, ns=(used.st_atime_ns, used.st_mtime_ns))
-    return True
 
 
 def _leftovers(store: FeatureStore, *, repair: bool) -> Iterator[Finding]:
