@@ -15,7 +15,10 @@ from simet_cache.errors import ConfigError, DatasetError
 
 REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
-TOP_KEYS = "reference, datasets, cache_dir, output, extractor, metrics, restraints, on_bad_image, force_recompute"
+TOP_KEYS = (
+    "reference, datasets, cache_dir, output, extractor, metrics, restraints, on_bad_image, on_stale, verify,"
+    " fingerprint, remote, force_recompute"
+)
 
 Load = Callable[..., EvaluationConfig]
 
@@ -271,6 +274,10 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
             "extractor.device: expected auto, cpu, mps, cuda or cuda:1 and so on, found 'cuda:x'",
         ),
         ("on_bad_image: ignore", "on_bad_image: expected 'stop' or 'skip', found 'ignore'"),
+        ("on_stale: ignore", "on_stale: expected 'recompute', 'error' or 'reuse', found 'ignore'"),
+        ("verify: yes", "verify: expected 'quick' or 'full', found True"),
+        ("fingerprint: md5", "fingerprint: expected 'stat' or 'content', found 'md5'"),
+        ("remote: bucket/prefix", "remote: expected a URL like s3://bucket/prefix, found 'bucket/prefix'"),
         # extractors and what they take
         (
             "extractor: {name: inception_v4}",

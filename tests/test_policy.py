@@ -432,7 +432,7 @@ def test_hits_in_a_folder_that_is_only_to_be_read(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("simet_cache.atomic.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("simet_cache.atomic.Staged", refuse)
     state = extract(loader(), return_state=True)
     assert (state.name, state.result()) == ("Cached", handle)
     assert "Traceback" not in caplog.text

@@ -279,6 +279,11 @@ def test_a_missing_file_is_an_answer(s3: S3) -> None:
     assert fetched(home) == b"1"
 
 
+def test_a_file_that_goes_while_it_is_read_is_a_missing_file(answer: Callable[..., list[str]]) -> None:
+    answer(HEAD=(200, 3, b""), GET=refusal(404, "NoSuchKey"))
+    assert Remote("s3://bucket").read("x.json") is None
+
+
 def test_what_another_process_put_there_a_second_ago_counts(s3: S3) -> None:
     s3.put("p/x.json", b"old")
     home = Remote("s3://bucket/p")
@@ -523,8 +528,9 @@ def test_it_is_left_alone_after_trouble_and_tried_again(relay: Relay, s3: S3, lo
     relay.down = 2**40
     assert home.read("missing.json") is None  # which is an answer as well
     assert fetched(home) == b"1"
-    home.upload(local(b"2"), "x.pkl")
-    assert fetched(home) == b"2"
+    for data in (b"2", b"3"):
+        home.upload(local(data), "x.pkl")
+        assert fetched(home) == data
 
 
 class Slow(MemoryFileSystem):
@@ -534,15 +540,15 @@ class Slow(MemoryFileSystem):
     speaking = threading.Semaphore()
     gate = threading.Event()
     waiting = threading.Event()
-    down = False
+    trouble: Exception | None = None
 
     def info(self, path: str, **options: object) -> dict[str, object]:
         assert self.speaking.acquire(blocking=False), "two speak at once"
         try:
             self.waiting.set()
             self.gate.wait(5)
-            if self.down:
-                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            if self.trouble:
+                raise self.trouble
             return super().info(path, **options)
         finally:
             self.speaking.release()
@@ -552,16 +558,16 @@ class Slow(MemoryFileSystem):
 def slow(memory: str) -> str:
     fsspec.register_implementation("slow", Slow, clobber=True)
     Slow.gate.set()
-    Slow.down = False
+    Slow.trouble = None
     return "slow://a"
 
 
 def test_after_the_pause_one_call_tries_for_all(slow: str) -> None:
     clock = Clock()
     home = Remote(slow, clock=clock)
-    Slow.down = True
-    in_trouble(lambda: home.read("x"), "Connection reset by peer$")
-    Slow.down = False
+    Slow.trouble = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    in_trouble(lambda: home.read("x"), r"^cannot read x from slow://a: Connection reset by peer$")
+    Slow.trouble = None
     clock.now += 61
     Slow.gate.clear()
     Slow.waiting.clear()
@@ -642,9 +648,23 @@ def test_credentials_in_a_url_are_not_shown(url: str) -> None:
     assert "somebody" not in message
 
 
+def test_whatever_a_backend_says_is_one_line_without_credentials(slow: str) -> None:
+    Slow.trouble = LookupError("no way to\n  http://somebody:secret@10.0.0.1:9/x")
+    message = str(in_trouble(lambda: Remote(slow).read("x"), r"no way to.* http://10\.0\.0\.1:9/x"))
+    assert "somebody" not in message
+    Slow.trouble = RuntimeError("")
+    in_trouble(lambda: Remote(slow).read("x"), r"slow://a: RuntimeError$")
+
+
 def test_credentials_in_an_endpoint_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://somebody:secret@127.0.0.1:9")
     assert "somebody" not in str(in_trouble(lambda: Remote("s3://bucket").read("x.json")))
+
+
+def test_a_slash_at_the_end_changes_nothing() -> None:
+    home = Remote("http://127.0.0.1:9/p/")
+    home._connect()
+    assert (home.name, home._root) == ("http://127.0.0.1:9/p", "http://127.0.0.1:9/p")
 
 
 def test_a_forked_child_ends_well(s3: S3, run: Callable[..., object], tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self._home = tempfile.TemporaryDirectory()
         self.model: dict[str, Known] = {}
+        self.unreadable: set[str] = set()  # manifests
         self.used: set[str] = set()
         self.count = 0
         self.put_aside = 0
@@ -109,6 +110,10 @@ class StoreMachine(RuleBasedStateMachine):
         """One that never was before."""
         self.count += 1
         return (np.arange(shape[0] * shape[1]).reshape(shape) % 7 + self.count).astype(dtype)
+
+    def know(self, key: str, known: Known) -> None:
+        self.model[key] = known
+        self.unreadable.discard(key)
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.pkl"
@@ -137,6 +142,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.used.add(key)
         if key in self.model and self.model[key].damaged:
             del self.model[key]
+            self.unreadable.discard(key)
             self.put_aside += 1
             expected = False
         if key in self.model and expected:
@@ -145,6 +151,12 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert found is None
         assert self.quarantined() == self.put_aside
+
+    def complete(self) -> None:
+        """The manifest that a killed writer left is known by the time of its features, which must not be lost first."""
+        for key in KEYS:
+            if (self.folder / f"{key}.next.json").exists():
+                self.found(key, self.stores[0].find(key))
 
     def is_stale(self, key: str, now: int | None) -> bool:
         return key in self.model and None not in (now, self.model[key].source) and now != self.model[key].source
@@ -159,7 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
         store = self.stores[which]
         put = (store.keep if keep else store.put)(key, array, source=source(made_from), value=self.count)
         assert put.unsaved is None
-        self.model[key] = Known(array, self.count, made_from)
+        self.know(key, Known(array, self.count, made_from))
         self.check(key, put)
 
     @rule(key=keys, shape=shapes, at=st.integers(0, 45), after=st.booleans())
@@ -175,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
         sweep(self.folder, now=time.time() + 100)
         seen = self.stores[0].look(key)
         if not crashed or (seen.features and seen.features.digest == codec.digest(array)):
-            self.model[key] = Known(array, self.count)
+            self.know(key, Known(array, self.count))
 
     @staticmethod
     def _crash() -> None:
@@ -229,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         assert len(compute.times) == miss
         if miss:
-            self.model[key] = Known(compute.array, value, now)
+            self.know(key, Known(compute.array, value, now))
             self.put_aside += damaged and not force
         self.check(key, made)
         assert self.quarantined() == self.put_aside
@@ -252,7 +264,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(compute.times) == miss
         if miss:
             self.put_aside += key in self.model
-            self.model[key] = Known(compute.array, value)
+            self.know(key, Known(compute.array, value))
         self.check(key, one)
         assert self.quarantined() == self.put_aside
 
@@ -266,11 +278,11 @@ class StoreMachine(RuleBasedStateMachine):
             path.unlink(missing_ok=True)
         path.write_bytes(pickle.dumps(array))
         os.utime(path, ns=(1, self.count * 10**9))  # clocks may tick more slowly than this test runs
-        self.model[key] = Known(array, ours=False)
+        self.model[key] = Known(array, ours=False, damaged=key in self.unreadable)
 
     @rule(key=keys, how=st.sampled_from(["empty", "half", "byte", "more"]), at=st.integers(0, 1 << 16))
     def damage_features(self, key: str, how: str, at: int) -> None:
-        if key not in self.model or (how == "byte" and not self.model[key].ours):
+        if self.missing(key) or (how == "byte" and not self.model[key].ours):
             return
         path = self.path(key)
         content = path.read_bytes()
@@ -290,6 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
         said = self.path(key).with_suffix(".json")
         if key in self.model and said.exists():
             said.write_bytes(how)
+            self.unreadable.add(key)
             self.model[key].damaged = True
 
     @rule(key=keys, at=st.integers(0, 1 << 16))
@@ -325,12 +338,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def touch(self, key: str) -> None:
+        self.complete()
         if key in self.model:
             os.utime(self.path(key), ns=(1, (2000 + self.count) * 10**9))
 
     @rule()
     def move(self) -> None:
         """To another folder, by a program that keeps no times."""
+        self.complete()
         self._end_process()
         copy = Path(self._home.name) / f"cache {self.folder.name.split()[1]}0"
         shutil.copytree(self.folder, copy, copy_function=shutil.copyfile)
@@ -346,8 +361,9 @@ class StoreMachine(RuleBasedStateMachine):
         if key in self.used:
             assert freed == 0
         else:
-            assert freed > 0 or key not in self.model
+            assert freed > 0 or self.missing(key)
             self.model.pop(key, None)
+            self.unreadable.discard(key)
             assert list(self.folder.glob(f"{key}.*")) == []
 
     @rule()

@@ -185,14 +185,14 @@ def readers(folder: Path) -> None:
 
 
 def described(folder: Path) -> None:
-    """``describe`` of an entry that says nothing yet of what it was made from."""
+    """``say_source`` of an entry that says nothing yet of what it was made from."""
     source = Source(components={"suffix": "x"}, fingerprint=SOURCE.fingerprint)
     for store in every_step(
-        folder, lambda store: store.describe(KEY, source), lambda store: store.put(KEY, array(1), value=1)
+        folder, lambda store: store.say_source(KEY, source), lambda store: store.put(KEY, array(1), value=1)
     ):
         assert value_of(store) == 1
         assert store.manifest(KEY)["components"] in ({}, {"suffix": "x"})
-        store.describe(KEY, source)
+        store.say_source(KEY, source)
         assert store.manifest(KEY)["components"] == {"suffix": "x"}
         all_is_well(store)
 

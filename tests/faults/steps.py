@@ -52,10 +52,11 @@ class Steps:
             late = self.after or name in self.through
             if mine == self.at and not late:
                 self.act()
-            result = function(*arguments, **named)
-            if mine == self.at and late:
-                self.act()
-            return result
+            try:
+                return function(*arguments, **named)
+            finally:  # it may be done in vain, like mkdir where a folder is there
+                if mine == self.at and late:
+                    self.act()
 
         return step
 

@@ -77,6 +77,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
         "shape": [50, 2048],
         "dtype": "float32",
         "digest": "b" * 32,
+        "row_order": "unknown",
     }
     precision = mine["values"]["precision"]
     assert precision | {"version": 0} == {
