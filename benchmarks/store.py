@@ -496,8 +496,8 @@ def hits_table(taken: Taken) -> str:
         f"**Hits** on ({ROWS}, {WIDTH}) float32, {ROWS * WIDTH * 4 / 1e6:.0f} MB, with the file in the page cache: each"
         f" the first of its process, median (and extremes) of {ROUNDS} processes ({FEW} for Prefect's) that take turns."
         " Touched is `array.max()`, which reads every cache line once. Memory is the peak in MB above the start: after"
-        " the hit; after all rows are touched; and its own share of that, without pages of mapped files, which are the page"
-        " cache's own. Prefect's serializer is cloudpickle in base64; its store puts that into JSON."
+        " the hit; after all rows are touched; and its own share of that, without pages of mapped files, which are the"
+        " page cache's. Prefect's serializer is cloudpickle in base64; its store puts that into JSON."
     )
     head = " | seconds | times `pickle.load` | seconds, all rows touched | peak MB | peak MB, all rows touched | own MB"
     return f"{text}\n\n{table(head, map(row, HITS))}"

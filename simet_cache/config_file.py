@@ -274,6 +274,8 @@ def _plain_message(problem: Mapping[str, Any]) -> str:
         return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "greater_than_equal":
         return f"expected {problem['ctx']['ge']} or more, found {_kind(problem['input'])}"
+    if problem["type"] == "literal_error":
+        return f"expected {problem['ctx']['expected']}, found {_kind(problem['input'])}"
     expected = str(problem["msg"]).removeprefix("Input should be ").split(",")[0]
     return f"expected {_EXPECTED.get(problem['type'], expected)}, found {_kind(problem['input'])}"
 

@@ -275,7 +275,7 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         ),
         ("on_bad_image: ignore", "on_bad_image: expected 'stop' or 'skip', found 'ignore'"),
         ("on_stale: ignore", "on_stale: expected 'recompute', 'error' or 'reuse', found 'ignore'"),
-        ("verify: yes", "verify: expected 'quick' or 'full', found True"),
+        ("verify: yes", "verify: expected 'quick' or 'full', found true"),
         ("fingerprint: md5", "fingerprint: expected 'stat' or 'content', found 'md5'"),
         ("remote: bucket/prefix", "remote: expected a URL like s3://bucket/prefix, found 'bucket/prefix'"),
         # extractors and what they take
