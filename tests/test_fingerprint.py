@@ -456,7 +456,13 @@ def test_tensors_that_are_no_plain_bytes_here_are_unknown(tensor: torch.Tensor) 
 # --- datasets of other people ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attribute", module._LISTS)
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        *("files", "samples", "imgs", "images", "paths", "image_paths", "data"),
+        *("_samples", "_images", "_image_files", "_image_list"),
+    ],
+)
 @pytest.mark.parametrize(
     "values",
     [

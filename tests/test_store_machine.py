@@ -89,6 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[str, Known] = {}
         self.unreadable: set[str] = set()  # manifests
         self.used: set[str] = set()
+        self.handles: list[tuple[FeatureSet, np.ndarray]] = []
         self.count = 0
         self.put_aside = 0
         self._fsync = mock.patch.object(os, "fsync")  # nothing here loses its power
@@ -132,6 +133,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert loaded.dtype == known.array.dtype
             assert np.array_equal(loaded, known.array)
         assert found.digest == codec.digest(known.array)
+        self.handles.append((found, known.array))
         said = self.stores[0].manifest(key)
         assert said["features"]["digest"] == found.digest
         assert said.get("value") == known.value
@@ -222,6 +224,22 @@ class StoreMachine(RuleBasedStateMachine):
             self.used.add(key)
         else:
             self.found(key, store.find(key, source=source(now)))
+
+    @rule(which=st.integers(0, 1 << 16), copy=st.booleans())
+    def load_an_old_handle(self, which: int, copy: bool) -> None:
+        """It gives what it was a handle on, or an error, whatever stands there now."""
+        if not self.handles:
+            return
+        handle, array = self.handles[which % len(self.handles)]
+        if Path(handle.path).parent == self.folder:
+            self.used.add(handle.key)
+        try:
+            loaded = handle.load(copy=copy)
+        except (DamagedEntryError, FileNotFoundError):
+            known = self.model.get(handle.key)
+            assert known is None or known.damaged or known.array is not array or not Path(handle.path).exists()
+        else:
+            assert np.array_equal(loaded, array)
 
     @rule(key=keys, shape=shapes, now=sources, force=st.booleans(), rows=st.booleans())
     def get(self, key: str, shape: tuple[int, int], now: int | None, force: bool, rows: bool) -> None:

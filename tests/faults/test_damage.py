@@ -184,6 +184,8 @@ def test_features_of_another_key_are_not_believed(
         assert became == ("other" if kept_time and len(content) == len(entry.content) else "miss")
     entry.renew(said=other.path("1" * 32).with_suffix(".json").read_bytes())
     assert outcome(entry, caplog) == "miss"
+    entry.renew(said=entry.said.replace(KEY.encode(), b"1" * 32))
+    assert outcome(entry, caplog) == "miss"
 
 
 @pytest.mark.parametrize("kept_time", [True, False])
@@ -208,6 +210,21 @@ def test_a_full_check_is_made_once_for_each_version_of_a_file(entry: Entry) -> N
     assert careful.find(KEY) is None
     assert len(entry.quarantined()) == 1
     assert entry.store.put(KEY, FEATURES) == careful.find(KEY)
+
+
+def test_what_replaces_a_damaged_file_while_it_is_looked_at_is_left_alone(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: FeatureStore, key: str, reason: str, *, seen: os.stat_result | None = None) -> bool:
+        monkeypatch.undo()
+        self.put(key, FEATURES + 1)
+        return self.quarantine(key, reason, seen=seen)
+
+    entry.renew(pkl=entry.content[:-1])
+    monkeypatch.setattr(FeatureStore, "quarantine", late)
+    entry.store.find(KEY)
+    assert entry.store.look(KEY, full=True).status == "hit"
+    assert entry.quarantined() == []
 
 
 def test_what_would_run_code_stays_where_it_is(entry: Entry) -> None:
