@@ -32,6 +32,7 @@ from simet_cache.unpickler import unpickle
 
 FloatArray = npt.NDArray[np.floating[Any]]
 _BLOCK = 1 << 20  # what fits into a processor's cache is hashed there while it is on its way
+_HUGE = 1 << 21  # what is written in one such aligned piece, the page cache keeps and maps as one page
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def write(array: FloatArray, file: IO[bytes]) -> str:
     rows, width = array.shape
     layout = Layout((rows, width), _little(array.dtype), _OFFSET)
     state = _hasher(layout.dtype, layout.shape)
-    file.write(_head(layout))
+    unwritten = _head(layout)
     for block in _blocks(array):
         state.update(block)
-        file.write(block)
+        file.write(unwritten + block if unwritten else block)  # in one piece: see _HUGE
+        unwritten = b""
     file.write(_tail(layout))
     return state.hexdigest()
 
@@ -240,8 +242,9 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[memoryview]:
     dtype = _little(array.dtype)
     if array.flags.c_contiguous and array.dtype == dtype:
         content = _as_bytes(array)
-        for start in range(0, len(content), _BLOCK):
-            yield content[start : start + _BLOCK]
+        yield content[: _HUGE - _OFFSET]
+        for start in range(_HUGE - _OFFSET, len(content), _HUGE):
+            yield content[start : start + _HUGE]
         return
     with np.nditer(  # type: ignore[call-overload]  # NumPy 2.4 misspells contig in its types
         array,

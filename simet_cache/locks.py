@@ -62,8 +62,18 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
         log.warning("cannot lock %s: %s. Other processes may compute the same features meanwhile", file, reason)
         return None
     with suppress(OSError):
-        file.with_suffix(".holder").write_text(json.dumps(_myself()), encoding="utf-8")
+        _note(file.with_suffix(".holder"), json.dumps(_myself()).encode())
     return lock
+
+
+def _note(file: Path, text: bytes) -> None:
+    """Over what is there: some file systems bring a file to the disk that was emptied first."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.pwrite(handle, text, 0)
+        os.ftruncate(handle, len(text))
+    finally:
+        os.close(handle)
 
 
 def _myself() -> dict[str, str]:

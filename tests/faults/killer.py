@@ -9,7 +9,7 @@ import pickle
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from simet_cache.store import FeatureStore
 
 KEY = "0" * 32
 SOURCE = Source(fingerprint=Fingerprint.of([(1, 2, "-", "a.png")]))
-RENAMES = range(4)  # of one put
+RENAMES = range(4)  # of one put: manifest, features, list of files, manifest in its place
 
 os.fsync = lambda handle: None  # the step is there, and no killed process can tell that it does nothing
 
@@ -130,7 +130,7 @@ def chained(folder: Path) -> None:
     all_is_well(store)
 
 
-def twice(folder: Path) -> None:
+def twice(folder: Path, renames: Iterable[int] = RENAMES[1:2]) -> None:
     """A writer is killed between its renames, and so is the next one, which finds what the first left."""
 
     def first(store: FeatureStore) -> None:
@@ -153,10 +153,15 @@ def twice(folder: Path) -> None:
 
         in_child(work, at=-1, after=False)
 
-    for last in RENAMES:
+    for last in renames:
         for store in every_step(folder / str(last), lambda store: put(store, 4), first):
             assert value_of(store) in (0 if last < 1 else 2, 4)
             all_is_well(store)
+
+
+def twice_anywhere(folder: Path) -> None:
+    """Between any two of them."""
+    twice(folder, RENAMES)
 
 
 def readers(folder: Path) -> None:

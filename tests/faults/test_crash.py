@@ -52,12 +52,12 @@ def test_a_killed_writer_leaves_the_old_entry_or_the_new_one(tmp_path: Path, kil
     assert int(output.split()[1]) > 1, "none of them wrote anything"
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     "what",
-    ["puts", "forced", "chained", "readers", "described", "quarantines", "removals", pytest.param("twice", marks=SLOW)],
+    [
+        *("puts", "forced", "chained", "twice", "readers", "described", "quarantines", "removals"),
+        pytest.param("twice_anywhere", marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_at_any_step_leaves_a_whole_entry(tmp_path: Path, what: str) -> None:
     process = start(what, tmp_path, script="killer.py")
