@@ -44,7 +44,8 @@ def computing(folder: Path, key: str) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            lock.release()
+            with suppress(OSError):  # a file server that is gone must not cost what was computed meanwhile
+                lock.release()
 
 
 def _acquired(file: Path, key: str) -> BaseFileLock | None:
@@ -61,13 +62,17 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
         reason = error.strerror or error
         log.warning("cannot lock %s: %s. Other processes may compute the same features meanwhile", file, reason)
         return None
-    with suppress(OSError):
-        _note(file.with_suffix(".holder"), json.dumps(_myself()).encode())
+    note = file.with_suffix(".holder")
+    try:
+        _overwrite(note, json.dumps(_myself()).encode())
+    except OSError:
+        with suppress(OSError):  # rather no name than that of the last holder
+            note.unlink()
     return lock
 
 
-def _note(file: Path, text: bytes) -> None:
-    """Over what is there: some file systems bring a file to the disk that was emptied first."""
+def _overwrite(file: Path, text: bytes) -> None:
+    """In place: some file systems bring a file to the disk that was emptied first."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         os.pwrite(handle, text, 0)
@@ -116,9 +121,12 @@ def changing(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(handle: int, kind: int) -> Iterator[None]:
     try:
-        fcntl.flock(handle, kind)
+        with suppress(OSError):  # where a file system has no locks, nobody is kept out
+            fcntl.flock(handle, kind)
         yield
     finally:
+        with suppress(OSError):  # closing is not enough: a process that was forked meanwhile has the handle too
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
@@ -129,7 +137,12 @@ def _entries_lock(folder: Path) -> Path:
 def _made_entries_lock(folder: Path) -> int:
     path = _entries_lock(folder)
     path.parent.mkdir(exist_ok=True)
-    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:  # NFS locks exclusively only what is open for writing
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's
 
 
 class _Usage:
@@ -189,12 +202,23 @@ def in_use(folder: Path) -> set[str]:
     keys: set[str] = set()
     for file in (folder / "locks" / "users").glob("*.keys"):
         with suppress(OSError):
-            handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
-            except BlockingIOError:
+            if _is_held(file):
                 keys.update(file.read_text(encoding="utf-8").split())
-            finally:
-                os.close(handle)
+            else:
+                file.unlink()
     return keys
+
+
+def _is_held(file: Path) -> bool:
+    """Also where nobody can tell."""
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:  # another user's
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from simet_cache import codec, locks, manifest
 from simet_cache.atomic import reported
-from simet_cache.errors import DamagedEntryError, FeaturesError
+from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.manifest import UNKNOWN_ORDER, Source
 
@@ -55,6 +55,8 @@ def look(path: Path, *, rows: int | None = None, source: Source | None = None, f
     with reported("cannot read", path):
         try:
             status, entry = _on_disk(path)
+            if isinstance(entry, DamagedEntryError):
+                raise entry
             known = manifest.describes(entry, status)
             found = entry if known else _read(path, status, entry)
             features = FeatureSet.from_manifest(path, found)
@@ -93,20 +95,30 @@ def facts(features: Any, digest: str, row_order: str, status: os.stat_result, *,
     }
 
 
-def _on_disk(path: Path) -> tuple[os.stat_result, dict[str, Any]]:
-    """The file's status and the manifest that describes it; where there is none, that of another file, or nothing."""
+def _on_disk(path: Path) -> tuple[os.stat_result, dict[str, Any] | DamagedEntryError]:
+    """The file's status, and the manifest that describes it; else that of another file, nothing, or what is wrong."""
     said = path.with_suffix(".json")
     with suppress(DamagedEntryError):  # it is looked at again below
         status, entry = path.stat(), manifest.read(said, path.stem)
         if manifest.describes(entry, status):
             return status, entry
     with locks.unchanging(path.parent):  # features and manifest may just have been put in place, one after the other
-        status, entry = path.stat(), manifest.read(said, path.stem)
-        if not manifest.describes(entry, status):
-            # a writer was killed between the two
-            pending = manifest.read(path.with_suffix(".next.json"), path.stem)
-            entry = pending if manifest.describes(pending, status) else entry
-    return status, entry
+        status = path.stat()
+        pending = _pending(path)
+        if manifest.describes(pending, status):
+            return status, pending
+        try:
+            return status, manifest.read(said, path.stem)
+        except DamagedEntryError as error:
+            return status, error
+
+
+def _pending(path: Path) -> dict[str, Any]:
+    """The manifest of a writer that was killed just before it could put it in place."""
+    try:
+        return manifest.read(path.with_suffix(".next.json"), path.stem)
+    except StoreError:
+        return {}
 
 
 def _check(path: Path, features: FeatureSet, *, aligned: bool, full: bool) -> None:
@@ -142,9 +154,10 @@ def _read(path: Path, status: os.stat_result, entry: Mapping[str, Any]) -> dict[
         raise DamagedEntryError(f"{path}: {error}") from error
     aligned = codec.inspect(path) is not None
     found = facts(features, codec.digest(features), UNKNOWN_ORDER, status, aligned=aligned)
-    before = entry.get("features")
-    if isinstance(before, dict) and before.get("digest") == found["features"]["digest"]:
-        return {**entry, "file": found["file"]}
+    for before in (entry, _pending(path)):
+        features_before = before.get("features")
+        if isinstance(features_before, dict) and features_before.get("digest") == found["features"]["digest"]:
+            return {**before, "file": found["file"]}
     if entry and aligned:  # only this program writes such files, and it says what is in them
         raise DamagedEntryError(f"{path} does not hold what its manifest says")
     created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")

@@ -115,8 +115,8 @@ class FeatureStore:
         path = self.path(key)
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
-        if seen.status == "damaged":
-            self.quarantine(key, seen.reason, seen=seen.seen)
+        if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):
+            seen = self._look(path, rows, source)  # others may have replaced it meanwhile
         if seen.features is None and self.remote and self._fetch(key, rows, source):
             seen = self._look(path, rows, source)
         if seen.features is None or seen.seen is None:

@@ -210,13 +210,13 @@ def test_a_weights_file_that_changes_changes_the_suffix_at_once(tmp_path: Path) 
     [
         ("inception_v3", "FID"),
         ("inception_v3+amp", "FID"),
-        ("inception_v3@test", "FID"),
-        ("inception_v3+amp@test", "FID"),
+        ("inception_v3@CIFAR10-test", "FID"),
+        ("inception_v3+amp@CIFAR10", "FID"),
         ("fid_inception", "FID"),
         ("fid_inception_64", "FD (fid_inception_64)"),
         ("inception_v3_random0", "FD (inception_v3_random0)"),
         ("inception_v3_w01234567", "FD (inception_v3_w01234567)"),
-        ("resnet18_random0_64px@test", "FD (resnet18_random0_64px@test)"),
+        ("resnet18_random0_64px@CIFAR10", "FD (resnet18_random0_64px)"),
     ],
 )
 def test_only_published_inceptions_make_a_fid(suffix: str, label: str) -> None:

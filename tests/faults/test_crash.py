@@ -55,8 +55,8 @@ def test_a_killed_writer_leaves_the_old_entry_or_the_new_one(tmp_path: Path, kil
 @pytest.mark.parametrize(
     "what",
     [
-        *("puts", "forced", "chained", "twice", "readers", "described", "quarantines", "removals"),
-        pytest.param("twice_anywhere", marks=pytest.mark.slow),
+        *("puts", "chained", "twice", "described", "quarantines", "removals"),
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("forced", "readers", "twice_anywhere")),
     ],
 )
 def test_a_kill_at_any_step_leaves_a_whole_entry(tmp_path: Path, what: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simet_cache import codec
 from simet_cache.errors import DamagedEntryError, StoreError, UnsafePickleError
 from simet_cache.store import FeatureStore
 
@@ -212,6 +213,13 @@ def test_a_full_check_is_made_once_for_each_version_of_a_file(entry: Entry) -> N
     assert entry.store.put(KEY, FEATURES) == careful.find(KEY)
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_handle_is_one_on_certain_features(entry: Entry, copy: bool) -> None:
+    entry.store.put(KEY, FEATURES + 1)
+    with pytest.raises(DamagedEntryError, match="no longer holds the features it held"):
+        entry.put.load(copy=copy)
+
+
 def test_what_replaces_a_damaged_file_while_it_is_looked_at_is_left_alone(
     entry: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +233,24 @@ def test_what_replaces_a_damaged_file_while_it_is_looked_at_is_left_alone(
     entry.store.find(KEY)
     assert entry.store.look(KEY, full=True).status == "hit"
     assert entry.quarantined() == []
+
+
+def test_what_replaces_a_foreign_file_while_it_is_adopted_keeps_its_manifest(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_mapped = codec.open_mapped
+
+    def late(path: Path) -> np.ndarray:
+        monkeypatch.undo()
+        found = open_mapped(path)
+        entry.store.put(KEY, FEATURES + 1, value=2)
+        return found
+
+    entry.renew(pkl=pickle.dumps(FEATURES))
+    monkeypatch.setattr(codec, "open_mapped", late)
+    entry.store.find(KEY)
+    seen = entry.store.look(KEY, full=True)
+    assert (seen.status, seen.entry["value"]) == ("hit", 2)
 
 
 def test_what_would_run_code_stays_where_it_is(entry: Entry) -> None:

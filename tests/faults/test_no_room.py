@@ -76,7 +76,9 @@ def value_of(store: FeatureStore) -> int:
     return value
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)], ids=["full", "broken"]
+)
 def test_whatever_step_fails_the_features_are_returned(
     tmp_path: Path, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
