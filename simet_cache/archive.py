@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from simet_cache import codec, manifest
-from simet_cache.atomic import Staged, reported, size, staged, sync_folder
+from simet_cache.atomic import Staged, reported, size, staged, sync_folder, version_of
 from simet_cache.errors import ConfigError, DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.look import Look, facts
@@ -107,17 +107,13 @@ def _exported(store: FeatureStore, key: str, tar: tarfile.TarFile) -> Moved:
         return Moved(key, "refused", seen.reason)
     with suppress(FileNotFoundError), path.open("rb") as features:
         status = os.fstat(features.fileno())
-        if (status.st_ino, status.st_mtime_ns, status.st_size) == _version(seen.seen):
+        if version_of(status) == version_of(seen.seen):
             listing = _bytes_of(path.with_suffix(".files"))
             _add(tar, f"{key}.pkl", features, status.st_size, status)
             for suffix, content in ((".json", json.dumps(dict(seen.entry), indent=1).encode()), (".files", listing)):
                 _add(tar, f"{key}{suffix}", io.BytesIO(content), len(content), status)
             return Moved(key, "exported")
     return Moved(key, "refused", f"{path} was replaced while it was read; export it again")
-
-
-def _version(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: os.stat_result) -> None:

@@ -90,6 +90,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def version_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Which file it is: another one has another inode, size or time."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def sweep(folder: Path, *, now: float | None = None) -> list[Path]:
     """Remove what writers left behind that are dead: the kernel has freed the locks on their files.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simet_cache import locks, manifest
-from simet_cache.atomic import Staged, staged, sync_folder
+from simet_cache.atomic import Staged, staged, sync_folder, version_of
 from simet_cache.errors import StoreError
 from simet_cache.manifest import Source
 
@@ -93,7 +93,7 @@ def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> bool
         said.file.write(_dumped(entry))
         said.finish()
         status = path.stat()
-        if _version(status) != _version(seen):
+        if version_of(status) != version_of(seen):
             return False
         used = target.stat() if target.is_file() else status
         said.replace()
@@ -136,7 +136,7 @@ def set_aside(path: Path, folder: Path, seen: os.stat_result | None) -> Path | N
     with locks.changing(path.parent):
         folder.mkdir(exist_ok=True)
         try:
-            if seen is not None and _version(path.stat()) != _version(seen):
+            if seen is not None and version_of(path.stat()) != version_of(seen):
                 return None
             path.replace(target)
         except FileNotFoundError:  # another process was first
@@ -178,10 +178,6 @@ def touch(path: Path) -> None:
     with suppress(OSError):
         if time.time() - said.stat().st_mtime > _TOUCHED:
             os.utime(said)
-
-
-def _version(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _dumped(entry: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from simet_cache import codec, locks, manifest
+from simet_cache.atomic import version_of
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
 from simet_cache.manifest import DATASET_ORDER, UNKNOWN_ORDER
@@ -56,9 +58,10 @@ class FeatureSet:
             return features
         path = Path(self.path)
         locks.use(path.parent, self.key)
+        seen = path.stat()
         features = codec.read(path) if copy else codec.open_mapped(path)
         same = (features.shape, str(features.dtype)) == (self.shape, self.dtype)
-        if not same or ((copy or not self._vouched(path)) and codec.digest(features) != self.digest):
+        if not same or ((copy or not self._vouched(path, seen)) and codec.digest(features) != self.digest):
             raise DamagedEntryError(f"{path} no longer holds the features it held (digest {self.digest})")
         return features
 
@@ -74,15 +77,15 @@ class FeatureSet:
                 " Extract the features again, with force_recompute: true"
             )
 
-    def _vouched(self, path: Path) -> bool:
-        """Whether the manifest says that this is still the file."""
+    def _vouched(self, path: Path, seen: os.stat_result) -> bool:
+        """Whether the manifest says that this is still the file, which has not changed since it was ``seen``."""
         try:
             entry = manifest.read(path.with_suffix(".json"), self.key)
         except StoreError:
             return False
         features = entry.get("features")
         same = isinstance(features, dict) and features.get("digest") == self.digest
-        return same and manifest.describes(entry, path.stat())
+        return same and version_of(path.stat()) == version_of(seen) and manifest.describes(entry, seen)
 
     @classmethod
     def from_manifest(cls, path: Path, entry: Mapping[str, Any]) -> FeatureSet:

@@ -2,7 +2,8 @@
 
 The key knows the path and the number of images, not the images. A fingerprint does, as far as can be told cheaply: of
 files their names, sizes and times of change (on request their contents), of data in memory every byte. Labels do not
-count, nor what transforms do. Where nothing can be told, the fingerprint is unknown, never guessed.
+count (but for those in a TensorDataset, where all tensors do), nor what transforms do. Where nothing can be told, the
+fingerprint is unknown, never guessed.
 
 A file that changes and keeps its size and time of change is only seen by its content.
 """

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sized
+from dataclasses import replace
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from simet_cache.errors import KeyInputError
 from simet_cache.key import feature_key, resolve_subset
@@ -24,14 +29,38 @@ def loader_key(loader: DataLoader[Any], *, suffix: str) -> str:
     return feature_key(loader.dataset, suffix=suffix, batch_size=loader.batch_size)
 
 
-def loader_source(loader: DataLoader[Any], *, suffix: str) -> Source:
+def loader_source(loader: DataLoader[Any], *, suffix: str, content: bool = False) -> Source:
     """What the features of a loader would be made from now.
+
+    Args:
+        loader: Its dataset, and which of its items it takes in which order.
+        suffix: As in the key.
+        content: Read the images for the fingerprint, and not only their sizes and times.
 
     Raises:
         KeyInputError: The loader has no key.
     """
     order = DATASET_ORDER if _in_key_order(loader) else LOADER_ORDER
-    return source_of(loader.dataset, suffix=suffix, batch_size=loader.batch_size, row_order=order)
+    source = source_of(loader.dataset, suffix=suffix, batch_size=loader.batch_size, row_order=order, content=content)
+    chosen = _chosen(loader)
+    return replace(source, dataset={**source.dataset, "chosen": chosen}) if chosen else source
+
+
+def _chosen(loader: DataLoader[Any]) -> str:
+    """Which items a sampler takes, that the key does not say; empty where it takes each of them once."""
+    batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else getattr(batches, "sampler", batches)
+    if type(sampler) is SequentialSampler or isinstance(sampler, RandomSampler):
+        return "at random, with repetitions" if getattr(sampler, "replacement", False) else ""
+    indices = getattr(sampler, "indices", sampler)
+    if isinstance(indices, (list, tuple, range, np.ndarray, torch.Tensor)):
+        items = sorted(str(int(item)) if np.ndim(item) == 0 else str(item) for item in indices)
+        if items == sorted(map(str, range(len(loader.dataset)))):  # type: ignore[arg-type]  # it has a length: it has a key
+            return ""
+        return f"items {hashlib.sha256(repr(items).encode()).hexdigest()[:16]}"
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
+        return f"part {sampler.rank} of {sampler.num_replicas}"
+    return "" if isinstance(sampler, DistributedSampler) else f"by {type(sampler).__name__}"
 
 
 def _in_key_order(loader: DataLoader[Any]) -> bool:

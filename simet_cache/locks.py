@@ -24,6 +24,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from simet_cache.errors import StoreError
+
 _PATIENCE = 5.0  # seconds to wait for another process before saying so
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
         except Timeout:
             log.warning("Waiting for %s, which computes features for key %s", _holder(file), key)
             lock.acquire()
+    except RuntimeError as error:  # it would wait for itself
+        raise StoreError(f"features for key {key} are wanted by the very function that computes them") from error
     except OSError as error:
         reason = error.strerror or error
         log.warning("cannot lock %s: %s. Other processes may compute the same features meanwhile", file, reason)
@@ -167,6 +171,15 @@ class _Usage:
 
 _usages: dict[tuple[int, Path], _Usage] = {}
 _usages_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child, the thread that may have held it does not exist."""
+    global _usages_lock  # noqa: PLW0603
+    _usages_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def use(folder: Path, key: str) -> None:

@@ -5,8 +5,8 @@ A manifest is a JSON object::
     format, key
     components   of the key, in clear: dataset, subset, suffix, length, batch_size
     features     shape, dtype, digest (xxh3-128 of dtype, shape and values), row_order
-    file         bytes, mtime_ns, payload_at: of the .pkl that all this is about
-    dataset      name, class, root, fingerprint
+    file         bytes, mtime_ns, aligned: of the .pkl that all this is about, and whether it can be mapped
+    dataset      name, class, root, fingerprint; chosen, where a sampler takes only some of the items
     extractor    name, weights, precision, preprocessing, device, libraries, version
     skipped      images that could not be read
     seconds, images_per_second, created_at, written_by
@@ -122,6 +122,8 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
     was, now = before.get("class"), source.dataset.get("class")
     if same is None and was and now and was != now:
         return f"they were made from {was}, and this is {now}"
+    if before and not entry.get("adopted") and before.get("chosen") != source.dataset.get("chosen"):
+        return "they are of other items of the dataset: the loaders' samplers choose differently"
     if same is not False:
         return ""
     try:

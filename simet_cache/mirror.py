@@ -6,7 +6,6 @@ noted under ``cache_dir/pending/``, before it is tried, and put there by the nex
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -135,6 +134,6 @@ def _warned(remote: Remote, key: str) -> Iterator[None]:
         yield
     except UnsafePickleError as error:
         log.warning("%s.pkl at %s is not used, and was removed here: %s", key, remote.name, error)
-    except (StoreError, FeaturesError, OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (StoreError, FeaturesError, OSError, KeyError, TypeError, ValueError) as error:
         if not (isinstance(error, RemoteError) and error.repeated):
             log.warning("%s. It goes on without the remote", error)

@@ -42,7 +42,13 @@ def store_of(config: EvaluationConfig) -> FeatureStore:
     Raises:
         StoreError: Its folder cannot be created.
     """
-    return FeatureStore(config.cache_dir, on_stale=config.on_stale, verify=config.verify, remote=config.remote)
+    return FeatureStore(
+        config.cache_dir,
+        on_stale=config.on_stale,
+        verify=config.verify,
+        fingerprint=config.fingerprint,
+        remote=config.remote,
+    )
 
 
 def plan(one: Any, config: EvaluationConfig, store: FeatureStore) -> Planned:

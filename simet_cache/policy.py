@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -105,18 +106,21 @@ class FeatureCachePolicy(CachePolicy):
         if self.suffix not in inputs:
             raise KeyInputError(_no_parameter("suffix", self.suffix, inputs))
         suffix = inputs[self.suffix]
+        content = self.store.fingerprint == "content"
         taken = next((value for value in inputs.values() if isinstance(value, Source)), None)
         if self.loader in inputs:
             loader = inputs[self.loader]
             key = loader_key(loader, suffix=suffix)
-            return Wanted(key, expected_rows(loader), taken or loader_source(loader, suffix=suffix))
+            return Wanted(key, expected_rows(loader), taken or loader_source(loader, suffix=suffix, content=content))
         if self.dataset not in inputs:
             raise KeyInputError(_no_parameter("loader", self.loader, inputs))
         if self.batch_size not in inputs:
             raise KeyInputError(_no_parameter("batch_size", self.batch_size, inputs))
         dataset, batch_size = inputs[self.dataset], inputs[self.batch_size]
         key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
-        return Wanted(key, len(dataset), taken or source_of(dataset, suffix=suffix, batch_size=batch_size))
+        return Wanted(
+            key, len(dataset), taken or source_of(dataset, suffix=suffix, batch_size=batch_size, content=content)
+        )
 
     def configure(self, *args: Any, **options: Any) -> FeatureCachePolicy:
         """A copy with another isolation level or lock manager; the place of the records is not to be chosen.
@@ -167,7 +171,7 @@ def feature_task(
         def run(*args: P.args, **kwargs: P.kwargs) -> FeatureSet:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            wanted = _wanted_by_this_run() or policy.wanted(bound.arguments)
+            wanted = _wanted_by_run_of(run) or policy.wanted(bound.arguments)
             return policy.store.get_or_compute(
                 wanted.key,
                 lambda: function(*args, **kwargs),
@@ -229,13 +233,16 @@ class _TaskPolicy(FeatureCachePolicy):
             suffix = self.template.format_map(inputs)
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise KeyInputError(f"the suffix {self.template!r} cannot be filled in: {error!r}") from error
+        if re.search(r" at 0x[0-9a-f]+", suffix):
+            raise KeyInputError(f"the suffix {suffix!r} is another one in every run; say what identifies the features")
         return super().wanted({**inputs, self.suffix: suffix})
 
 
-def _wanted_by_this_run() -> Wanted | None:
-    """What the policy found out when it made the key of the running task."""
+def _wanted_by_run_of(function: Callable[..., Any]) -> Wanted | None:
+    """What the policy found out when it made the key of the running task, if that is the task of this function."""
     context = TaskRunContext.get()
-    records = context.result_store.metadata_storage if context else None
+    mine = context is not None and context.task.fn is function  # else it was called with .fn inside of another task
+    records = context.result_store.metadata_storage if context and mine else None
     return records.wanted if isinstance(records, Records) else None
 
 

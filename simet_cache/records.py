@@ -139,10 +139,18 @@ class Records(WritableFileSystem):
         """Keep a record, with the digest of the features that the result is about."""
         if self._wanted and path == self._wanted.key and (found := self._store.find(path)):
             content = json.dumps({**json.loads(content), "digest": found.digest}).encode()
-            with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
-                self._store.say_source(path, self._wanted.source)
+            if self._returned(path) in (None, found.digest):  # and not what another run has put there since
+                with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
+                    self._store.say_source(path, self._wanted.source)
         self._hit = None
         _keep(self.records / path, content)
+
+    def _returned(self, key: str) -> str | None:
+        """The digest of the features that the task has returned; Prefect writes its result before its record."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            value = FeatureResultSerializer().loads((self.results / key).read_bytes())
+            return value.digest if isinstance(value, FeatureSet) else None
+        return None
 
     async def awrite_path(self, path: str, content: bytes) -> None:
         """The same for async tasks."""

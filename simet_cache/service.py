@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from simet_cache.codec import FloatArray
@@ -64,19 +65,26 @@ class FeatureCacheService:
         key = loader_key(loader, suffix=cache_key_suffix)
         source = loader_source(loader, suffix=cache_key_suffix)
         log.debug("Cache file: %s", self._store.path(key).resolve())
+        computed: list[FloatArray] = []
+
+        def compute() -> FloatArray:
+            computed[:] = [compute_fn(loader)]
+            return computed[0]
+
         for force in (force_recompute, False):
             found = self._store.get_or_compute(
                 key,
-                lambda: compute_fn(loader),
+                compute,
                 rows=expected_rows(loader),
                 force=force,
                 source=source,
             )
+            if computed:  # as it would be read: in C order and the machine's own byte order
+                return np.array(computed[0], dtype=computed[0].dtype.newbyteorder("="), order="C")
             try:
-                seen = None if found.unsaved is not None else Path(found.path).stat()
                 return found.load(copy=True)
-            except DamagedEntryError as error:  # only reading the payload shows a flipped bit
-                self._store.quarantine(key, str(error), seen=seen)
+            except DamagedEntryError:  # only reading the payload shows a flipped bit
+                self._store.quarantine_if_damaged(key)
             except FileNotFoundError:  # another process has just moved or removed it
                 continue
         raise DamagedEntryError(f"{self._store.path(key)} was damaged or gone twice in a row; check the disk")

@@ -85,7 +85,7 @@ def without_skipped(
     base, indices = resolve_subset(dataset)
     if Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint) is not True:
         return dataset, source, []
-    if store.find(key, rows=len(dataset), source=source) is not None:
+    if store.look(key, rows=len(dataset), source=source).status == "hit":
         return dataset, source, []
     ascending = sorted(range(len(base)) if indices is None else indices)
     if any(_readable(base, index) for position, index in enumerate(ascending) if position in bad):
@@ -97,7 +97,7 @@ def without_skipped(
 def _readable(dataset: Any, index: int) -> bool:
     try:
         dataset[index]
-    except ImageReadError:
+    except (ImageReadError, OSError):  # the latter as torchvision's own datasets raise it
         return False
     return True
 

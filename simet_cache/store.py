@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from simet_cache import changes, codec, locks, manifest
-from simet_cache.atomic import Staged, reported, sweep
+from simet_cache.atomic import Staged, reported, sweep, version_of
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
@@ -47,6 +47,7 @@ class FeatureStore:
         on_stale: What to do where the data behind a key have changed: ``recompute``, ``error`` or ``reuse``.
         verify: ``quick`` checks size, header and shape of an entry that is found; ``full`` also every byte, once in a
             process: only that sees a flipped bit.
+        fingerprint: How tasks tell whether images have changed: by names, sizes and times, or by ``content``.
         remote: A second home of the entries, behind any URL that fsspec knows, like ``s3://bucket/prefix``; see
             ``mirror``.
 
@@ -61,11 +62,13 @@ class FeatureStore:
         *,
         on_stale: Literal["recompute", "error", "reuse"] = "recompute",
         verify: Literal["quick", "full"] = "quick",
+        fingerprint: Literal["stat", "content"] = "stat",
         remote: str | None = None,
     ) -> None:
         self.cache_dir = Path(cache_dir).expanduser().absolute()
         self.on_stale = on_stale
         self.verify = verify
+        self.fingerprint = fingerprint
         self.remote = remote
         if remote:
             _mirror().remote_at(remote)
@@ -126,6 +129,13 @@ class FeatureStore:
         changes.complete(path)
         if seen.status == "stale" and not self._use_stale(seen, rows, source):
             return None
+        if source and not source.fingerprint.known and not source.dataset.get("root"):
+            kind = source.dataset.get("class")
+            _warn_once(
+                f"nobody can tell whether {path} was made from this {kind} or from another one of equal length; give it"
+                " a root, a list of files, or a suffix of its own",
+                seen,
+            )
         changes.touch(path)
         return seen.features
 
@@ -290,6 +300,11 @@ class FeatureStore:
             log.warning("%s; moved to %s, and counts as missing", reason, target)
         return target is not None
 
+    def quarantine_if_damaged(self, key: str) -> bool:
+        """Read an entry to its last byte, and put it aside where it is damaged, and not merely another one by now."""
+        seen = self.look(key, full=True)
+        return seen.status == "damaged" and self.quarantine(key, seen.reason, seen=seen.seen)
+
     def remove(self, key: str) -> int:
         """Remove an entry that nobody uses.
 
@@ -314,7 +329,7 @@ class FeatureStore:
         """With ``verify: full``, every byte, but once in a process."""
         seen = look(path, rows=rows, source=source)
         if self.verify == "full" and seen.features and seen.seen:
-            version = (path, _version(seen.seen))
+            version = (path, version_of(seen.seen))
             if version not in _VERIFIED:
                 seen = look(path, rows=rows, source=source, full=True)
             if seen.features:
@@ -362,7 +377,7 @@ def _mirror() -> Any:
 
 def _warn_once(sentence: str, seen: Look) -> None:
     """One run asks for an entry several times."""
-    about = (sentence, seen.seen and _version(seen.seen))
+    about = (sentence, seen.seen and version_of(seen.seen))
     if about not in _SAID:
         _SAID.add(about)
         log.warning("%s", sentence)
@@ -373,10 +388,6 @@ def _sweep_once(folder: Path) -> None:
         _SWEPT.add(folder)
         with suppress(OSError):
             sweep(folder)
-
-
-def _version(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def program() -> str:

@@ -296,13 +296,19 @@ def _orphans(store: FeatureStore) -> dict[str, list[Path]]:
             found[match[1]].append(store.cache_dir / name)
     for place in (store.cache_dir / "prefect" / "records", store.cache_dir / "prefect" / "results"):
         for name in files_in(place):
-            if _KEY.fullmatch(name) and not store.path(name).exists():
+            if _KEY.fullmatch(name) and not _known(store, name):
                 found[name].append(place / name)
     for name in files_in(store.cache_dir / "locks"):
         key = name.removesuffix(".holder")
-        if name != key and _KEY.fullmatch(key) and not store.path(key).exists() and not computing(store, key):
+        if name != key and _KEY.fullmatch(key) and not _known(store, key) and not computing(store, key):
             found[key].append(store.cache_dir / "locks" / name)
     return found
+
+
+def _known(store: FeatureStore, key: str) -> bool:
+    """Whether there are features of a key, or of its good images."""
+    path = store.path(key)
+    return path.exists() or path.with_suffix(".skipped.json").exists()
 
 
 def files_in(folder: Path) -> list[str]:

@@ -89,7 +89,7 @@ def features_of(
         done[key] = DatasetResult(one.name, planned.suffix, error=error_of(state))
         return done[key]
     features: FeatureSet = state.result()
-    manifest = store.manifest(features.key)
+    manifest = {} if features.unsaved is not None else store.manifest(features.key)  # else it is about older ones
     done[key] = DatasetResult(
         one.name,
         planned.suffix,

@@ -35,6 +35,10 @@ def _opened(features: FeatureSet, where: str) -> Summaries:
     """Features from the store; damaged ones are moved out of the way, so that the next run extracts them anew."""
     try:
         return Summaries(features.load(), where=where)
+    except FileNotFoundError as error:
+        sentence = f"{features.path} was removed during this run; the next one extracts it again"
+        raise DamagedEntryError(sentence) from error
     except DamagedEntryError as error:
-        FeatureStore(Path(features.path).parent).quarantine(features.key, str(error))
-        raise DamagedEntryError(f"{error}; it was put aside, and the next run extracts it again") from error
+        if FeatureStore(Path(features.path).parent).quarantine_if_damaged(features.key):
+            raise DamagedEntryError(f"{error}; it was put aside, and the next run extracts it again") from error
+        raise DamagedEntryError(f"{features.path} was replaced during this run, by another one; run again") from error

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
+from torchvision.datasets import ImageFolder
 
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import ImageReadError
@@ -197,3 +198,25 @@ def test_the_list_can_be_read_by_a_person(store: FeatureStore, root: Path) -> No
         {"position": 1, "path": "01.png", "reason": "empty"},
         {"position": 3, "path": "03.png", "reason": "damaged"},
     ]
+
+
+def test_a_bad_image_of_torchvisions_own_classes_stays_bad(store: FeatureStore, root: Path) -> None:
+    (root / "class").mkdir()
+    for file in list(root.glob("*.png")):
+        file.rename(root / "class" / file.name)
+    dataset = ImageFolder(str(root))
+    remember(store, dataset, [1, 3])
+    assert list(without(store, dataset)[0].indices) == [0, 2, 4, 5]
+
+
+def test_features_that_are_stale_do_not_speak_for_all_images(
+    store: FeatureStore, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once all images were good; looking for their features here is no use of them, and no reason to warn or refuse."""
+    dataset = FolderDataset(root)
+    strict = FeatureStore(store.cache_dir, on_stale="error")
+    store.put(key(dataset), np.ones((6, 2), dtype=np.float32), source=source(dataset))
+    (root / "01.png").write_bytes(b"changed")
+    remember(store, dataset, [1, 3])
+    assert list(without(strict, dataset)[0].indices) == [0, 2, 4, 5]
+    assert caplog.text == ""

@@ -16,7 +16,15 @@ import pytest
 import torch
 from PIL import Image
 from prefect import task
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -281,6 +289,61 @@ def test_the_order_of_a_loader_is_recorded(tmp_path: Path, kind: str) -> None:
             found.require_dataset_order()
 
 
+# Samplers
+
+
+def choosing(dataset: Any) -> dict[str, DataLoader[Any]]:
+    return {
+        "the first": DataLoader(dataset, batch_size=2, sampler=SubsetRandomSampler(range(3))),
+        "the last": DataLoader(dataset, batch_size=2, sampler=SubsetRandomSampler(range(3, 6))),
+        "a list": DataLoader(dataset, batch_size=2, sampler=[0, 2, 4]),
+        "batches": DataLoader(dataset, batch_sampler=[[0, 1], [5]]),
+        "rank 0": DataLoader(dataset, batch_size=2, sampler=DistributedSampler(dataset, 2, 0, shuffle=False)),
+        "rank 1": DataLoader(dataset, batch_size=2, sampler=DistributedSampler(dataset, 2, 1, shuffle=False)),
+    }
+
+
+def test_samplers_that_choose_other_items_are_told_apart(tmp_path: Path) -> None:
+    dataset = TensorDataset(torch.arange(12.0).reshape(6, 2))
+    loaders = choosing(dataset)
+    chosen = {loader_source(loader, suffix="").dataset["chosen"] for loader in loaders.values()}
+    assert len(chosen) == len(loaders)
+    service = FeatureCacheService(tmp_path)
+    for loader in loaders.values():
+        found = service.get_or_compute(loader, mean)
+        assert sorted(found[:, 0]) == sorted(mean(loader)[:, 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"sampler": [3, 1, 0, 2, 4, 5]}, {"sampler": range(6)}])
+def test_whoever_takes_each_item_once_is_the_same(options: Any) -> None:
+    loader = DataLoader(TensorDataset(torch.arange(12.0).reshape(6, 2)), batch_size=2, **options)
+    assert "chosen" not in loader_source(loader, suffix="").dataset
+
+
+def test_repetitions_are_no_whole(tmp_path: Path) -> None:
+    dataset = TensorDataset(torch.arange(12.0).reshape(6, 2))
+    drawn = DataLoader(dataset, sampler=RandomSampler(dataset, replacement=True), batch_size=2)
+    weighted = DataLoader(dataset, sampler=WeightedRandomSampler([1.0] * 6, 6), batch_size=2)
+    assert [loader_source(one, suffix="").dataset["chosen"] for one in (drawn, weighted)] == [
+        "at random, with repetitions",
+        "by WeightedRandomSampler",
+    ]
+
+
+def test_where_nobody_can_tell_a_hit_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Table:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.ones(2) * range(3)[index]
+
+    for _ in range(3):
+        FeatureCacheService(tmp_path).get_or_compute(DataLoader(Table()), mean)  # type: ignore[arg-type]
+    (warning,) = warnings(caplog)
+    assert "was made from this Table or from another one of equal length; give it a root" in warning
+
+
 # Tasks
 
 
@@ -322,6 +385,52 @@ class TestTasks:
         change(folder)
         states.append(extract(of_folder(folder), "x", return_state=True))
         assert [state.name for state in states] == ["Completed", "Cached", "Completed"]
+
+    def test_a_store_that_reads_the_images_takes_a_touch_for_no_change(self, tmp_path: Path, folder: Path) -> None:
+        extract = feature_task(cache_dir=FeatureStore(tmp_path / "cache", fingerprint="content"))(mean)
+        extract(of_folder(folder))
+        os.utime(folder / "0000.png")
+        assert extract(of_folder(folder), return_state=True).name == "Cached"
+        change(folder)
+        assert extract(of_folder(folder), return_state=True).name == "Completed"
+
+    def test_what_another_run_has_put_meanwhile_is_not_described_by_this_one(
+        self, tmp_path: Path, folder: Path
+    ) -> None:
+        store = FeatureStore(tmp_path / "cache")
+
+        @task(cache_policy=FeatureCachePolicy(store), persist_result=True)
+        def extract(loader: DataLoader[Any], suffix: str) -> Any:
+            key = feature_key(loader.dataset, suffix=suffix, batch_size=loader.batch_size)
+            mine = store.put(key, mean(loader))
+            store.put(key, mean(loader) + 1)  # by another process, of older images
+            return mine
+
+        key = extract(of_folder(folder), "x").key
+        assert not store.manifest(key)["components"]
+
+    def test_a_function_called_inside_of_another_task_has_a_key_of_its_own(self, tmp_path: Path) -> None:
+        ones, twos = (DataLoader(TensorDataset(torch.full((n, 2), float(n))), batch_size=2) for n in (1, 2))
+        inner = feature_task(cache_dir=tmp_path, suffix="inner")(mean)
+
+        @feature_task(cache_dir=tmp_path, suffix="outer")
+        def outer(loader: DataLoader[Any]) -> np.ndarray:
+            return inner.fn(twos).load()[:1]
+
+        assert outer(ones).load().tolist() == [[2.0, 2.0]]
+        assert inner(twos, return_state=True).result().load().tolist() == [[2.0, 2.0]] * 2
+        assert inner(ones).load().tolist() == [[1.0, 1.0]]
+
+    def test_a_suffix_with_an_address_is_refused(self, tmp_path: Path) -> None:
+        @feature_task(cache_dir=tmp_path, suffix="clip_{model}")
+        def clip(loader: DataLoader[Any], model: Any) -> np.ndarray:
+            return mean(loader)
+
+        loader = DataLoader(TensorDataset(torch.ones(2, 2)))
+        state = clip(loader, object(), return_state=True)
+        assert "is another one in every run; say what identifies the features" in str(
+            state.result(raise_on_failure=False)
+        )
 
     def test_a_fingerprint_is_taken_once_for_each_run_of_a_task(
         self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch

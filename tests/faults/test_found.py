@@ -271,3 +271,91 @@ def test_a_damaged_manifest_that_was_mended_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureStore, "quarantine", late)
     store.find(KEY)
     assert store.look(KEY).status == "hit"
+
+
+def test_a_handle_on_features_that_were_replaced_moves_nothing(tmp_path):
+    """A measurement that comes late: what is there now is another run's, and good."""
+    from simet_cache.errors import DamagedEntryError
+    from tasks.metrics import _opened
+
+    store = FeatureStore(tmp_path)
+    old = store.put(KEY, OLD)
+    new = store.put(KEY, NEW)
+    with pytest.raises(DamagedEntryError, match="was replaced during this run, by another one; run again"):
+        _opened(old, "real")
+    assert np.array_equal(new.load(), NEW)
+    store.remove(KEY)
+    store.path(KEY).unlink()
+    with pytest.raises(DamagedEntryError, match="was removed during this run; the next one extracts it again"):
+        _opened(new, "real")
+
+
+def test_a_service_whose_entry_is_replaced_returns_what_it_computed(tmp_path, monkeypatch):
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from simet_cache.featureset import FeatureSet
+    from simet_cache.service import FeatureCacheService
+
+    store, load = FeatureStore(tmp_path), FeatureSet.load
+
+    def late(self, **options):
+        store.put(self.key, OLD)
+        return load(self, **options)
+
+    monkeypatch.setattr(FeatureSet, "load", late)
+    loader = DataLoader(TensorDataset(torch.ones(4, 3)), batch_size=2)
+    assert np.array_equal(FeatureCacheService(tmp_path).get_or_compute(loader, lambda _: NEW), NEW)
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_child_that_is_forked_while_a_thread_notes_a_use_does_not_hang(tmp_path):
+    code = """
+import os, sys, threading
+import numpy as np
+from simet_cache import locks
+from simet_cache.store import FeatureStore
+store = FeatureStore(sys.argv[1])
+store.put("0" * 32, np.ones((2, 2)))
+with locks._usages_lock:
+    child = os.fork()
+    if child == 0:
+        store.find("0" * 32)
+        os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "7\n", done.stderr
+
+
+def test_a_manifest_vouches_for_the_file_that_was_opened(tmp_path, monkeypatch):
+    from simet_cache import codec
+
+    store = FeatureStore(tmp_path)
+    handle = store.put(KEY, OLD)
+    store.put(KEY, NEW)
+    mapped = codec.open_mapped
+
+    def then_again(path):
+        found = mapped(path)
+        monkeypatch.undo()
+        store.put(KEY, OLD)
+        return found
+
+    monkeypatch.setattr(codec, "open_mapped", then_again)
+    from simet_cache.errors import DamagedEntryError
+
+    with pytest.raises(DamagedEntryError, match="no longer holds the features it held"):
+        handle.load()
+
+
+def test_whoever_wants_the_key_that_it_computes_is_told(tmp_path):
+    from simet_cache.errors import StoreError
+
+    store = FeatureStore(tmp_path)
+    with pytest.raises(StoreError, match="are wanted by the very function that computes them"):
+        store.get_or_compute(KEY, lambda: store.get_or_compute(KEY, lambda: NEW).load())
+    assert np.array_equal(store.get_or_compute(KEY, lambda: NEW).load(), NEW)

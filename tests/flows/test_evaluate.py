@@ -114,6 +114,7 @@ class TestFlow:
         monkeypatch.setattr(tempfile, "mkstemp", full)
         results = results_of(run_flow(config))
         assert results.passed
+        assert [one.extraction_seconds for one in results.datasets] == [None, None]
         assert [one.plain_values() for one in results.datasets] == expected
         assert not any(one.cached for one in results.datasets)
         monkeypatch.undo()
