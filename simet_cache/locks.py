@@ -222,6 +222,13 @@ def in_use(folder: Path) -> set[str]:
     return keys
 
 
+def forget_the_dead(folder: Path) -> None:
+    """Remove the notes of processes that are no more."""
+    if (folder / "locks" / "users").is_dir():
+        with changing(folder):
+            in_use(folder)
+
+
 def _is_held(file: Path) -> bool:
     """Also where nobody can tell."""
     try:

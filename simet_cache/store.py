@@ -384,10 +384,12 @@ def _warn_once(sentence: str, seen: Look) -> None:
 
 
 def _sweep_once(folder: Path) -> None:
+    """What dead writers and dead users left behind."""
     if folder not in _SWEPT:
         _SWEPT.add(folder)
         with suppress(OSError):
             sweep(folder)
+            locks.forget_the_dead(folder)
 
 
 def program() -> str:
