@@ -246,6 +246,17 @@ def leftovers(store: FeatureStore) -> list[Path]:
     return useless
 
 
+def test_what_belongs_to_images_that_were_skipped_is_no_leftover(store: FeatureStore) -> None:
+    """The features are under the key of the good images; under that of all of them there are a list and notes."""
+    (store.cache_dir / f"{KEY}.skipped.json").write_text('{"skipped": []}')
+    for name in (f"prefect/records/{KEY}", f"prefect/results/{KEY}", f"locks/{KEY}.holder"):
+        (store.cache_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.cache_dir / name).touch()
+    assert verify(store).findings == ()
+    (store.cache_dir / f"{KEY}.skipped.json").unlink()
+    assert [finding.status for finding in verify(store).findings] == ["leftover"]
+
+
 def useful(store: FeatureStore) -> list[Path]:
     """What looks like it, and must stay."""
     folder = store.cache_dir
