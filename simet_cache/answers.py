@@ -148,8 +148,8 @@ def give_out(options: argparse.Namespace) -> Answer:
     """What was exported."""
     from simet_cache.archive import export  # noqa: PLC0415 - the others do without
 
-    *prefixes, archive = options.keys_and_archive
-    if bool(prefixes) == options.all:
+    *prefixes, archive = options.keys_and_archive or [""]
+    if not archive or bool(prefixes) == options.all:
         raise ConfigError(["expected the keys of the entries and then the archive; or --all and the archive"])
     store = _store(options)
     keys = store.keys() if options.all else [upkeep.resolve(store, prefix) for prefix in prefixes]

@@ -107,7 +107,7 @@ def sweep(folder: Path, *, now: float | None = None) -> list[Path]:
             continue
         with suppress(OSError):
             young = (now or time.time()) - entry.stat(follow_symlinks=False).st_mtime < _YOUNG
-            if not young and _abandoned(entry.path):
+            if not young and not is_held(entry.path):
                 os.unlink(entry.path)
                 removed.append(Path(entry.path))
     if removed:
@@ -115,15 +115,23 @@ def sweep(folder: Path, *, now: float | None = None) -> list[Path]:
     return removed
 
 
-def _abandoned(path: str) -> bool:
-    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+def is_held(path: str | Path) -> bool:
+    """Whether a living process holds the lock on a file; also where nobody can tell.
+
+    Raises:
+        OSError: The file is gone, or is a link.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:  # another user's
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
+        return True
     finally:
         os.close(handle)
-    return True
+    return False
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "keys_and_archive",
-        nargs="+",
+        nargs="*",
         metavar="KEY",
         help="keys, or their first digits; and last the archive, a tar file",
     )

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from simet_cache.atomic import is_held
 from simet_cache.errors import StoreError
 
 _PATIENCE = 5.0  # seconds to wait for another process before saying so
@@ -40,6 +41,9 @@ def computing(folder: Path, key: str) -> Iterator[None]:
     Args:
         folder: The cache folder.
         key: The documented md5.
+
+    Raises:
+        StoreError: This thread is computing it already, and would wait for itself.
     """
     lock = _acquired(folder / "locks" / f"{key}.lock", key)
     try:
@@ -215,7 +219,7 @@ def in_use(folder: Path) -> set[str]:
     keys: set[str] = set()
     for file in (folder / "locks" / "users").glob("*.keys"):
         with suppress(OSError):
-            if _is_held(file):
+            if is_held(file):
                 keys.update(file.read_text(encoding="utf-8").split())
             else:
                 file.unlink()
@@ -227,18 +231,3 @@ def forget_the_dead(folder: Path) -> None:
     if (folder / "locks" / "users").is_dir():
         with changing(folder):
             in_use(folder)
-
-
-def _is_held(file: Path) -> bool:
-    """Also where nobody can tell."""
-    try:
-        handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError:  # another user's
-        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False

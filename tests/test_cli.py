@@ -419,6 +419,8 @@ def test_a_dataset_that_cannot_be_opened_is_a_row_and_exit_code_1(
         (["info", "\x1b[31m"], r"found '\x1b[31m'"),
         (["import", "nothing"], "nothing to import at nothing"),
         (["import", "file"], "expected an archive of 'simet-cache export', found file"),
+        (["export"], "expected the keys of the entries and then the archive"),
+        (["export", "--all"], "expected the keys of the entries and then the archive"),
         (["export", "x.tar"], "expected the keys of the entries and then the archive"),
         (["export", "--all", "1111", "x.tar"], "expected the keys of the entries and then the archive"),
         (["export", "9999", "x.tar"], "has a key that starts with 9999"),
