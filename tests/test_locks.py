@@ -122,6 +122,11 @@ def test_many_threads_compute_each_key_once(tmp_path: Path) -> None:
     assert computed == dict.fromkeys(keys, 1)
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """By the locks: threads of other tests may log meanwhile."""
+    return [record.getMessage() for record in caplog.records if record.name == locks.__name__]
+
+
 def test_who_waits_is_told_for_whom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,12 +136,12 @@ def test_who_waits_is_told_for_whom(
         with another(COMPUTES, tmp_path, KEY) as process, ThreadPoolExecutor(1) as pool:
             caplog.clear()
             future = pool.submit(FeatureStore(tmp_path).get_or_compute, KEY, lambda: FEATURES, force=True)
-            while not caplog.messages:
+            while not said(caplog):
                 threading.Event().wait(0.01)
             end(process)
             assert np.array_equal(future.result().load(), FEATURES)
-            assert caplog.messages[0].startswith(f"Waiting for process {process.pid} on {host} (")
-            assert caplog.messages[0].endswith(f", which computes features for key {KEY}")
+            assert said(caplog)[0].startswith(f"Waiting for process {process.pid} on {host} (")
+            assert said(caplog)[0].endswith(f", which computes features for key {KEY}")
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"process": 1}', b"\xff", None])
@@ -150,11 +155,11 @@ def test_a_note_that_says_nothing_is_another_process(
         if note is not None:
             holder.write_bytes(note)
         future = pool.submit(FeatureStore(tmp_path).get_or_compute, KEY, lambda: FEATURES)
-        while not caplog.messages:
+        while not said(caplog):
             threading.Event().wait(0.01)
         end(process)
         future.result()
-    assert caplog.messages[0] == f"Waiting for another process, which computes features for key {KEY}"
+    assert said(caplog)[0] == f"Waiting for another process, which computes features for key {KEY}"
 
 
 def test_a_note_means_nothing_while_the_lock_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
