@@ -1,17 +1,21 @@
-"""What a metric is, and what it returns."""
+"""What a metric is, what it reads, and what it returns."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from simet_cache.metrics.rows import Features
+import numpy as np
+from numpy.typing import NDArray
 
-Direction: TypeAlias = Literal["lower", "higher"]
+from simet_cache.metrics.rows import Features, Floats
+
+Direction: TypeAlias = Literal["lower", "higher", "nearer 0.5"]
 Side: TypeAlias = Literal["real", "synth"]
 Parameters: TypeAlias = Mapping[str, Any]
+Labels: TypeAlias = NDArray[Any]  # (N,), one for each row
 S_co = TypeVar("S_co", covariant=True)
 
 
@@ -22,18 +26,69 @@ class Summarised(Generic[S_co]):
     Attributes:
         features: Rows of the set, shape (N, D).
         summary: What the metric's summariser made of them; None on a side that the metric does not summarise.
+        labels: The class of each row, shape (N,); None where nobody knows it.
+        device: Where the metric is to compute: ``cpu`` or a CUDA device.
     """
 
     features: Features
     summary: S_co
+    labels: Labels | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a comparison returns: the value, and what a reader of it must know."""
+    """What a comparison returns: the value, what a reader of it must know, and what else it found on the way."""
 
     value: float
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far a value would move if other rows had been drawn.
+
+    The value's variance is ``var(shared) / count + own``. Kept apart like this, two values against the same reference
+    can be compared as pairs: the reference's part of their difference is that of ``first.shared - second.shared``.
+
+    Attributes:
+        shared: The influence of each row of the reference on the value, or the value in each of the blocks that the
+            reference was cut into; shape (n,), the same rows or blocks for every set that is compared with it. Empty
+            for metrics that look at the synthetic set alone.
+        count: How many rows of the reference, or blocks, the mean of ``shared`` is thought of as taken over.
+        own: Variance of the value that the synthetic set contributes.
+        freedom: Degrees of freedom of the variance's estimate.
+    """
+
+    shared: Floats
+    count: int
+    own: float
+    freedom: float = np.inf
+
+    @property
+    def variance(self) -> float:
+        """Variance of the value."""
+        return self.own + (float(self.shared.var(ddof=1)) / self.count if len(self.shared) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        level: How often such intervals hold the truth.
+        method: How it was made.
+        standard_error: Square root of the estimated variance.
+    """
+
+    low: float
+    high: float
+    level: float
+    method: str
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -45,11 +100,15 @@ class MetricValue:
         metric: Name in ``METRICS``.
         version: Version of the algorithm; values of different versions are not comparable.
         direction: Which way is better.
-        parameters: Every parameter, defaults filled in.
+        parameters: Every parameter, defaults filled in, seeds among them.
         n_real: Rows of the real set.
         n_synth: Rows of the synthetic set.
         width: Features in a row.
         warnings: Sentences about how far the value can be trusted.
+        details: What the metric found beside its value, by name.
+        interval: None where none was asked for, or where no valid one is known; a warning then says why.
+        per_class: The metric on the rows of each label alone, where that was asked for.
+        noise: What ``difference`` needs; it stays in memory.
     """
 
     value: float
@@ -61,6 +120,10 @@ class MetricValue:
     n_synth: int
     width: int
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+    interval: Interval | None = None
+    per_class: Mapping[str, MetricValue] = field(default_factory=dict)
+    noise: Noise | None = field(default=None, compare=False, repr=False)
 
 
 def _any_values() -> None:
@@ -69,39 +132,50 @@ def _any_values() -> None:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as two pure functions: one about a single set, one about a pair.
+    """A metric as pure functions: one about a single set, one about a pair.
 
-    Each function receives those of ``parameters`` that it names as keyword-only arguments.
+    Each function receives those of ``parameters`` that it names as keyword-only arguments. ``summarise`` and ``join``
+    may be readers (see ``tiles``) instead of functions: what several metrics read off the products of rows with rows
+    is then read in one pass over them.
 
     Attributes:
-        summarise: ``summarise(features, **parameters)``: what concerns one set alone, without its rows.
-        compare: ``compare(real=Summarised, synth=Summarised, **parameters)``, an ``Outcome``.
+        compare: ``compare(real=Summarised, synth=Summarised, **parameters)``, an ``Outcome``; metrics with ``join``
+            also take ``joint=``.
         direction: Which way is better.
         version: Raised whenever the value or the summary of the same input changes.
         source: Where the definition comes from.
+        meaning: What it says, in one line.
+        blind_to: What it cannot see, in one line.
+        summarise: ``summarise(features, **parameters)``: what concerns one set alone, without its rows.
+        join: What concerns both sets, and is shared by metrics that name the same one.
+        noise: ``noise(real=, synth=, seed=, **parameters)``, a ``Noise``; ``joint=`` likewise.
+        blocks: Whether its noise is found from disjoint parts of both sets instead (see ``intervals``).
+        method: How the noise is found, as results say it; or why no interval is offered.
         parameters: Names and defaults of what a caller may set.
         minimal_n: Fewest rows in either set.
         sides: The sets whose summary ``compare`` reads; the other one is not summarised.
+        needs_labels: Whether it reads the labels of both sets.
+        bounds: What the value can be at least and at most.
         check: ``check(**parameters)``: raises ``MetricError`` on values that the metric cannot work with.
     """
 
-    summarise: Callable[..., Any]
     compare: Callable[..., Outcome]
     direction: Direction
     version: int
     source: str
-    parameters: Parameters
-    minimal_n: int
+    meaning: str
+    blind_to: str
+    summarise: Callable[..., Any] | None = None
+    join: Callable[..., Any] | None = None
+    noise: Callable[..., Noise] | None = None
+    method: str = ""
+    parameters: Parameters = field(default_factory=dict)
+    minimal_n: int = 2
     sides: tuple[Side, ...] = ("real", "synth")
+    blocks: bool = False
+    needs_labels: bool = False
+    bounds: tuple[float, float] = (-np.inf, np.inf)
     check: Callable[..., None] = _any_values
-
-    def summary_key(self, parameters: Parameters) -> str:
-        """Name of the summary: equal for two metrics exactly when they can share it on one feature set.
-
-        It does not hold the version: what is kept longer than a process belongs under the key *and* ``version``.
-        """
-        arguments = ", ".join(f"{name}={value!r}" for name, value in sorted(named(self.summarise, parameters).items()))
-        return f"{self.summarise.__module__}.{self.summarise.__qualname__}({arguments})"
 
 
 def named(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any]:
@@ -109,3 +183,12 @@ def named(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any
     signature = inspect.signature(function).parameters
     taken = {name for name, parameter in signature.items() if parameter.kind is parameter.KEYWORD_ONLY}
     return {name: value for name, value in parameters.items() if name in taken}
+
+
+def key_of(function: Callable[..., Any], parameters: Parameters) -> str:
+    """Name of what ``function`` makes: equal for two metrics exactly when they can share it.
+
+    It does not hold the metric's version: what is kept longer than a process belongs under the key *and* the version.
+    """
+    arguments = ", ".join(f"{name}={value!r}" for name, value in sorted(named(function, parameters).items()))
+    return f"{function.__module__}.{function.__qualname__}({arguments})"

@@ -1,0 +1,218 @@
+"""Metrics of a synthetic set against a real one, with the work that they share done once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from simet_cache.errors import MetricError
+from simet_cache.metrics.duplicates import leakage
+from simet_cache.metrics.intervals import Intervals, block_noise, interval_of
+from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
+from simet_cache.metrics.passes import joints_of
+from simet_cache.metrics.summaries import Summaries
+from simet_cache.metrics.table import METRICS
+
+Requests = Mapping[str, Mapping[str, Any]]
+
+
+def evaluate(
+    *,
+    real: object,
+    synth: object,
+    metrics: Iterable[str] | Mapping[str, Parameters | None],
+    intervals: Intervals | Mapping[str, Any] | bool | None = None,
+    per_class: bool = False,
+    real_labels: object = None,
+    synth_labels: object = None,
+    device: str = "auto",
+) -> dict[str, MetricValue]:
+    """Compute metrics of a synthetic set against a real one.
+
+    Every name, parameter and row is checked before the first metric runs. What concerns one set alone is computed once
+    and shared by the metrics that need it; pass ``Summaries`` to share it between calls too.
+
+    Args:
+        real: Array-like of shape (N, D), an object whose ``load()`` returns one, or ``Summaries``.
+        synth: The same, of shape (M, D).
+        metrics: Names of ``METRICS``, or names with parameters that replace defaults.
+        intervals: ``{"level": 0.95, "seed": 0}`` or any part of it, or True, for confidence intervals.
+        per_class: Also compute every metric on the rows of each label that both sets have.
+        real_labels: Shape (N,): the class of each row, integers or texts. ``Summaries`` bring their own.
+        synth_labels: The same, of shape (M,).
+        device: ``auto`` (the first GPU, or else the CPU), ``cpu``, ``cuda`` or ``cuda:1`` and so on.
+
+    Returns:
+        The values by name, in the order asked for.
+
+    Raises:
+        MetricError: A name or parameter is unknown, or the rows or labels cannot be used.
+    """
+    requests = resolve(metrics)
+    wanted = Intervals.of(intervals)
+    sets = _opened(real, "real", real_labels, device), _opened(synth, "synth", synth_labels, device)
+    _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
+    values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
+    return _with_classes(values, requests, real=sets[0], synth=sets[1], intervals=wanted) if per_class else values
+
+
+def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[str, dict[str, Any]]:
+    """Metric names with all their parameters, defaults filled in.
+
+    Raises:
+        MetricError: A name or parameter is unknown, or a parameter's value is out of range.
+    """
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    wanted = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
+    return {name: _parameters(name, {} if given is None else given) for name, given in wanted.items()}
+
+
+def _parameters(name: str, given: Parameters) -> dict[str, Any]:
+    _check_known(name, METRICS, "metric", "The metrics are")
+    metric = METRICS[name]
+    if not isinstance(given, Mapping):
+        raise MetricError(f"metric '{name}': expected parameters by name, such as {{'k': 3}}, found {given!r}")
+    for parameter in given:
+        _check_known(parameter, metric.parameters, f"parameter of metric '{name}':", "Its parameters are")
+    parameters = {**metric.parameters, **given}
+    metric.check(**named(metric.check, parameters))
+    return parameters
+
+
+def _check_known(name: str, known: Mapping[str, object], what: str, listing: str) -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
+
+
+def _opened(source: object, where: str, labels: object, device: str) -> Summaries:
+    if not isinstance(source, Summaries):
+        return Summaries(source, where=where, labels=labels, device=device)
+    if labels is not None:
+        raise MetricError(f"{where}: expected labels inside the Summaries, found them beside; Summaries(..., labels=)")
+    return source
+
+
+def _check_pair(requests: Iterable[str], *, real: Summaries, synth: Summaries, per_class: bool) -> None:
+    if real.width != synth.width:
+        raise MetricError(
+            f"real and synth: expected rows of equal width, found {real.width} and {synth.width} features; "
+            "extract both with the same extractor"
+        )
+    sides = (("real", real), ("synth", synth))
+    for name in requests:
+        for side, rows in sides:
+            if len(rows) < METRICS[name].minimal_n:
+                raise MetricError(
+                    f"{side}: expected at least {METRICS[name].minimal_n} rows for metric '{name}', "
+                    f"found {len(rows)}; add samples or leave this metric out"
+                )
+            if METRICS[name].needs_labels and rows.labels is None:
+                raise MetricError(f"{side}: expected labels for metric '{name}', found none; pass {side}_labels")
+    for side, rows in sides:
+        if per_class and rows.labels is None:
+            raise MetricError(f"{side}: expected labels for values of each class, found none; pass {side}_labels")
+
+
+def _values(
+    requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals | None
+) -> dict[str, MetricValue]:
+    _prepare(requests, real, "real")
+    _prepare(requests, synth, "synth")
+    joints = _joints(requests, real=real, synth=synth)
+    shared = leakage(real=real, synth=synth)
+    values = {}
+    for name, parameters in requests.items():
+        metric, arguments = METRICS[name], _arguments(name, parameters, real, synth, joints)
+        try:
+            outcome = metric.compare(**arguments, **named(metric.compare, parameters))
+            noise = None
+            if intervals is not None and metric.noise is not None:
+                noise = metric.noise(**arguments, **named(metric.noise, {"seed": intervals.seed, **parameters}))
+        except np.linalg.LinAlgError as error:
+            raise MetricError(f"metric '{name}': {error}") from error
+        if not math.isfinite(outcome.value):
+            raise MetricError(f"metric '{name}': expected a finite value, found {outcome.value}; rescale the features")
+        values[name] = MetricValue(
+            value=outcome.value,
+            metric=name,
+            version=metric.version,
+            direction=metric.direction,
+            parameters=parameters,
+            n_real=len(real),
+            n_synth=len(synth),
+            width=real.width,
+            warnings=outcome.warnings + shared,
+            details=outcome.details,
+            noise=noise,
+        )
+    return values if intervals is None else _with_intervals(values, requests, real, synth, intervals)
+
+
+def _prepare(requests: Requests, rows: Summaries, side: Side) -> None:
+    rows.prepare([(METRICS[name], given) for name, given in requests.items() if side in METRICS[name].sides])
+
+
+def _arguments(
+    name: str, parameters: Parameters, real: Summaries, synth: Summaries, joints: Mapping[str, Any]
+) -> dict[str, Any]:
+    metric = METRICS[name]
+    arguments: dict[str, Any] = {
+        "real": real.standing_as("real", metric, parameters),
+        "synth": synth.standing_as("synth", metric, parameters),
+    }
+    return arguments if metric.join is None else {**arguments, "joint": joints[_joint_key(metric, parameters)]}
+
+
+def _joints(requests: Requests, *, real: Summaries, synth: Summaries) -> dict[str, Any]:
+    """What concerns both sets, once for all the metrics that share it."""
+    wanted = {
+        _joint_key(metric, parameters): (
+            metric.join,
+            real.standing_as("real", metric, parameters),
+            synth.standing_as("synth", metric, parameters),
+            parameters,
+        )
+        for metric, parameters in ((METRICS[name], given) for name, given in requests.items())
+        if metric.join is not None
+    }
+    return dict(zip(wanted, joints_of(list(wanted.values())), strict=True)) if wanted else {}
+
+
+def _joint_key(metric: Metric, parameters: Parameters) -> str:
+    return f"{'+'.join(metric.sides)}: {key_of(metric.join, parameters)}" if metric.join else ""
+
+
+def _with_intervals(
+    values: Mapping[str, MetricValue], requests: Requests, real: Summaries, synth: Summaries, intervals: Intervals
+) -> dict[str, MetricValue]:
+    by_blocks = {name: requests[name] for name in values if METRICS[name].blocks}
+    noises: dict[str, Noise] = {}
+    if by_blocks:
+        noises = block_noise(
+            lambda **sides: _values(by_blocks, **sides, intervals=None), real=real, synth=synth, seed=intervals.seed
+        )
+    return {
+        name: interval_of(replace(value, noise=noises.get(name, value.noise)), METRICS[name], intervals.level)
+        for name, value in values.items()
+    }
+
+
+def _with_classes(
+    values: Mapping[str, MetricValue],
+    requests: Requests,
+    *,
+    real: Summaries,
+    synth: Summaries,
+    intervals: Intervals | None,
+) -> dict[str, MetricValue]:
+    """Each metric on the rows of each label, where the metric is about rows and both sets have enough of them."""
+    raise NotImplementedError
