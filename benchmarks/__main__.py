@@ -6,23 +6,28 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cold_and_warm, extraction, store
-
-BENCHMARKS: dict[str, Callable[[], str]] = {
-    "extraction": extraction.run,
-    "cold and warm": cold_and_warm.run,
-    "store": store.run,
+# name: the module and its function; imported when it is run, so that a peer that is missing breaks its own section only
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "extraction": ("extraction", "run"),
+    "cold and warm": ("cold_and_warm", "run"),
+    "store": ("store", "run"),
+    "metrics": ("metrics", "run"),
+    "metrics at 50,000": ("metrics", "run_large"),
+    "metrics on a GPU": ("metrics", "run_cuda"),
+    "interval coverage": ("coverage", "run"),
+    "sanity": ("sanity", "run"),
 }
+WHEN_NAMED = {"metrics at 50,000", "metrics on a GPU", "interval coverage"}  # many minutes, or not to be had everywhere
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = "# Results\n\nWritten by `python -m benchmarks [NAME ...]` (`make bench`); peers run in the same run.\n"
 
 
-def machine() -> str:
+def machine(*, gpu: bool) -> str:
     """What the figures were measured on."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
@@ -31,24 +36,33 @@ def machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "prefect", "numpy"))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     now = f"{datetime.now(UTC):%Y-%m-%d}"
-    where = f"{os.cpu_count()} cores, {cpu}; no GPU used"
+    where = f"{os.cpu_count()} cores, {cpu}" + ("" if gpu else "; no GPU used")
     return f"{now}; {where}; Python {platform.python_version()}; {packages}; load before the run {load}"
 
 
 def main(names: list[str]) -> None:
-    """Run the benchmarks named, or all, and replace their sections."""
+    """Run the benchmarks named, or all that are run unnamed, and replace their sections."""
     unknown = set(names) - BENCHMARKS.keys()
     if unknown:
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else _HEAD
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
-    for name in names or BENCHMARKS:
-        where = machine()
-        sections[name] = f"\n{BENCHMARKS[name]()}\n\nMeasured {where}.\n\n"
+    missing = []
+    for name in names or [name for name in BENCHMARKS if name not in WHEN_NAMED]:
+        where = machine(gpu=name == "metrics on a GPU")
+        module, function = BENCHMARKS[name]
+        try:
+            found = getattr(import_module(f"benchmarks.{module}"), function)()
+        except ImportError as error:
+            missing.append(f"{name}: {error}")
+            continue
+        sections[name] = f"\n{found}\n\nMeasured {where}.\n\n"
         print(f"## {name}\n{sections[name]}", flush=True)
     ordered = [name for name in BENCHMARKS if name in sections]
     body = "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in ordered)
     RESULTS.write_text(_HEAD + body, encoding="utf-8")
+    if missing:
+        sys.exit("not measured: " + "; ".join(missing))
 
 
 if __name__ == "__main__":

@@ -89,13 +89,12 @@ def _measured(
     if found.features is None:
         return found
     started = time.perf_counter()
-    state = measure(
-        name=one.name, real=reference.features, synth=found.features, metrics=config.metrics, return_state=True
-    )
+    state = measure(name=one.name, real=reference, synth=found, config=config, return_state=True)
     found = replace(found, metrics_seconds=round(time.perf_counter() - started, 3))
     if not state.is_completed():
         return replace(found, error=error_of(state))
-    return replace(found, values=state.result())
+    values, failures = state.result()
+    return replace(found, values=values, failures=failures)
 
 
 def _versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ from simet_cache.datasets.digits import PARTS
 from simet_cache.datasets.folder import has_images
 from simet_cache.errors import ConfigError, DatasetError, MetricError
 from simet_cache.extractors import fid_inception, torchvision_models
-from simet_cache.metrics import resolve
+from simet_cache.metrics import METRICS, Intervals, resolve
 from simet_cache.mirror import remote_at
 
 Problem = tuple[tuple[str | int, ...], str]
@@ -304,6 +304,17 @@ class RestraintConfig(_Model):
         return self.datasets is None or any(fnmatchcase(name, pattern) for pattern in self.datasets)
 
 
+class IntervalsConfig(_Model):
+    """Confidence intervals: how often they are to hold the truth, and the seed of what is drawn to make them."""
+
+    level: Number = Field(default=0.95, gt=0, lt=1)
+    seed: Whole = Field(default=0, ge=0)
+
+    def asked(self) -> Intervals:
+        """As the metrics know them."""
+        return Intervals(self.level, self.seed)
+
+
 Metrics = dict[str, dict[str, Any]]
 Restraints = dict[str, RestraintConfig]
 
@@ -317,6 +328,8 @@ class EvaluationConfig(_Model):
     output: Path = Path("results")
     extractor: ExtractorConfig = ExtractorConfig()
     metrics: Metrics = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
+    intervals: IntervalsConfig | None = None
+    per_class: bool = False
     restraints: Restraints = {}
     on_bad_image: Literal["stop", "skip"] = "stop"
     on_stale: Literal["recompute", "error", "reuse"] = "recompute"
@@ -334,6 +347,14 @@ class EvaluationConfig(_Model):
             except ConfigError as error:
                 raise ValueError(str(error).removeprefix("remote: ")) from error
         return remote
+
+    @field_validator("intervals", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        """``true`` asks for what ``{}`` does, and ``false`` for nothing."""
+        if isinstance(value, bool):
+            return {} if value else None
+        return value
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -378,6 +399,16 @@ class EvaluationConfig(_Model):
         _raise(_metric_problems(metrics))
         return metrics
 
+    @model_validator(mode="after")
+    def _metrics_fit(self) -> EvaluationConfig:
+        _raise([*_without_labels(self), *_without_logits(self)])
+        return self
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the class of each image matters."""
+        return self.per_class or any(METRICS[name].needs_labels for name in self.metrics)
+
     @field_validator("restraints")
     @classmethod
     def _about_something(cls, restraints: Restraints, info: ValidationInfo) -> Restraints:
@@ -405,6 +436,30 @@ def _metric_problems(metrics: Metrics) -> Iterator[Problem]:
             resolve({name: parameters})
         except MetricError as error:
             yield (name,), str(error)
+
+
+def _without_labels(config: EvaluationConfig) -> Iterator[Problem]:
+    """Folders say by ``classes`` whether they have labels; torchvision's sets are asked when they are open."""
+    if not config.needs_labels:
+        return
+    wanted = "per_class" if config.per_class else ", ".join(n for n in config.metrics if METRICS[n].needs_labels)
+    for place, one in (
+        (("reference",), config.reference),
+        *((("datasets", i), d) for i, d in enumerate(config.datasets)),
+    ):
+        if isinstance(one, FolderConfig) and not one.classes:
+            yield (
+                (*place, "classes"),
+                f"{wanted} needs labels: one folder for each class in {one.path}, and classes: true",
+            )
+
+
+def _without_logits(config: EvaluationConfig) -> Iterator[Problem]:
+    if "inception_score" in config.metrics and "logits" not in str(config.extractor.layer):
+        yield (
+            ("metrics", "inception_score"),
+            "needs logits: extractor {name: fid_inception, layer: logits_unbiased}, which the other metrics then share",
+        )
 
 
 def _restraint_problems(

@@ -19,6 +19,7 @@ from simet_cache.config import (
     KINDS,
     EvaluationConfig,
     ExtractorConfig,
+    IntervalsConfig,
     RestraintConfig,
     SubsetConfig,
     did_you_mean,
@@ -306,7 +307,12 @@ def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
     """The model of a mapping, by where pydantic found it."""
     if not loc:
         return EvaluationConfig
-    models: dict[Any, type[BaseModel]] = {"extractor": ExtractorConfig, "subset": SubsetConfig, **KINDS}
+    models: dict[Any, type[BaseModel]] = {
+        "extractor": ExtractorConfig,
+        "intervals": IntervalsConfig,
+        "subset": SubsetConfig,
+        **KINDS,
+    }
     return RestraintConfig if loc[0] == "restraints" else models[loc[-1]]
 
 

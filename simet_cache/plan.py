@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simet_cache.config import EvaluationConfig
 from simet_cache.datasets import open_dataset
+from simet_cache.datasets.labels import labels_of
+from simet_cache.errors import FeaturesError
 from simet_cache.extractors import make_extractor
+from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
 from simet_cache.manifest import Source
 from simet_cache.skipped import SkippedImage, without_skipped
@@ -72,3 +78,22 @@ def plan(one: Any, config: EvaluationConfig, store: FeatureStore) -> Planned:
         dataset, source, skipped = without_skipped(store, key, dataset, source)
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
     return Planned(one.name, dataset, suffix, key, source, tuple(skipped))
+
+
+def labels_for(features: FeatureSet, one: Any, config: EvaluationConfig, store: FeatureStore) -> NDArray[np.str_]:
+    """The class of each row of a configured dataset's features, shape (N,).
+
+    Raises:
+        DatasetError: The dataset knows no classes.
+        FeaturesError: The rows are not known to be in the order of the images, or are those of other images.
+    """
+    features.require_dataset_order()
+    # once more: images that turned out to be bad are left out by now, also where all were to be extracted again
+    planned = plan(one, config.model_copy(update={"force_recompute": False}), store)
+    labels = labels_of(planned.dataset, name=planned.name)
+    if len(labels) != features.shape[0]:
+        raise FeaturesError(
+            f"{planned.name}: expected a label for each of {features.shape[0]} rows, found {len(labels)};"
+            " the dataset has changed during this run, run again"
+        )
+    return labels

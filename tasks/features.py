@@ -14,7 +14,7 @@ from simet_cache.extraction import extract_to_store
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.manifest import Source
-from simet_cache.plan import plan
+from simet_cache.plan import Planned, labels_for, plan
 from simet_cache.policy import FeatureCachePolicy, refresh_requested
 from simet_cache.report.results import DatasetResult
 from simet_cache.store import FeatureStore
@@ -68,9 +68,19 @@ def features_of(
     except SimetCacheError as error:
         get_run_logger().error("%s: %s", one.name, error)
         return DatasetResult(one.name, make_extractor(config.extractor).suffix, error=str(error))
-    key = planned.key
-    if key in done:
-        return replace(done[key], name=one.name)
+    if planned.key not in done:
+        done[planned.key] = _extracted(one, planned, config, store)
+    found = replace(done[planned.key], name=one.name)
+    if found.features is None or not config.needs_labels:
+        return found
+    try:
+        return replace(found, labels=labels_for(found.features, one, config, store))
+    except SimetCacheError as error:
+        get_run_logger().error("%s: %s", one.name, error)
+        return replace(found, error=str(error))
+
+
+def _extracted(one: Any, planned: Planned, config: EvaluationConfig, store: FeatureStore) -> DatasetResult:
     state = extract_features.with_options(
         cache_policy=FeatureCachePolicy(store),
         refresh_cache=True if config.force_recompute else NotSet,
@@ -86,11 +96,10 @@ def features_of(
         return_state=True,
     )
     if not state.is_completed():
-        done[key] = DatasetResult(one.name, planned.suffix, error=error_of(state))
-        return done[key]
+        return DatasetResult(one.name, planned.suffix, error=error_of(state))
     features: FeatureSet = state.result()
     manifest = {} if features.unsaved is not None else store.manifest(features.key)  # else it is about older ones
-    done[key] = DatasetResult(
+    return DatasetResult(
         one.name,
         planned.suffix,
         features=features,
@@ -100,4 +109,3 @@ def features_of(
         device=(manifest.get("extractor") or {}).get("device"),
         skipped=tuple(manifest.get("skipped") or [asdict(image) for image in planned.skipped]),
     )
-    return done[key]

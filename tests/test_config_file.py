@@ -12,11 +12,12 @@ from PIL import Image
 from simet_cache.config import EvaluationConfig, FolderConfig, TorchvisionConfig
 from simet_cache.config_file import config_from_folders, load_config
 from simet_cache.errors import ConfigError, DatasetError
+from simet_cache.metrics import Intervals
 
 REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
 TOP_KEYS = (
-    "reference, datasets, cache_dir, output, extractor, metrics, restraints, on_bad_image, on_stale, verify,"
+    "reference, datasets, cache_dir, output, extractor, metrics, intervals, per_class, restraints, on_bad_image, on_stale, verify,"
     " fingerprint, remote, force_recompute"
 )
 
@@ -328,6 +329,18 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
             "metrics: {precision: {k: 0}}",
             "metrics.precision: k: expected a whole number of at least 1, found 0; set the metric's parameter k",
         ),
+        # intervals and labels
+        ("intervals: 3", "intervals: expected a mapping, found 3"),
+        ("intervals: {level: 95}", "intervals.level: expected less than 1, found 95"),
+        ("intervals: {level: true}", "intervals.level: expected a number, found true"),
+        ("intervals: {seed: -1}", "intervals.seed: expected 0 or more, found -1"),
+        ("intervals: {levle: 0.9}", "intervals.levle: unknown key. Did you mean 'level'?"),
+        ("per_class: some", "per_class: expected true or false, found 'some'"),
+        (
+            "metrics: [inception_score]",
+            "metrics.0: needs logits: extractor {name: fid_inception, layer: logits_unbiased},"
+            " which the other metrics then share",
+        ),
         # restraints
         ("restraints: {fid: {}}", "restraints.fid: expected lower_bound, upper_bound or both"),
         ("restraints: {fid: {upper_bound: }}", "restraints.fid: expected lower_bound, upper_bound or both"),
@@ -362,6 +375,38 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
 def test_one_line_says_what_is_wrong_and_where(load: Load, added: str, line: str) -> None:
     number = 5 if "\noutput" in added else 4
     assert refused(load, GOOD + added) == [f"c.yaml:{number}: {line}"]
+
+
+@pytest.mark.parametrize(("added", "wanted"), [("per_class: true", "per_class"), ("metrics: [fid, tstr]", "tstr")])
+def test_labels_that_nobody_can_know(load: Load, added: str, wanted: str) -> None:
+    assert refused(load, GOOD + added) == [
+        f"c.yaml:1: reference.classes: {wanted} needs labels: one folder for each class in ./data/real,"
+        " and classes: true",
+        f"c.yaml:3: datasets.0.classes: {wanted} needs labels: one folder for each class in ./samples/10k,"
+        " and classes: true",
+    ]
+
+
+def test_labels_of_folders_and_of_the_digits(load: Load) -> None:
+    text = "reference: {digits: reference}\ndatasets: [{path: samples/10k, classes: true}]\n"
+    assert load(f"{text}per_class: true").needs_labels
+    assert load(f"{text}metrics: [trts]").needs_labels
+    assert not load(text).needs_labels
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ("", None),
+        ("intervals: false", None),
+        ("intervals: true", Intervals(0.95, 0)),
+        ("intervals: {}", Intervals(0.95, 0)),
+        ("intervals: {level: 0.9, seed: 3}", Intervals(0.9, 3)),
+    ],
+)
+def test_intervals(load: Load, added: str, expected: Intervals | None) -> None:
+    found = load(GOOD + added).intervals
+    assert (found and found.asked()) == expected
 
 
 @pytest.mark.parametrize("metrics", ["{%s: {}}", "[kid, %s]"])

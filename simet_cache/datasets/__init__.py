@@ -57,7 +57,9 @@ def _folder(config: Any, transform: Transform, _: Path) -> OpenedDataset:
 
 def _digits(config: Any, transform: Transform, home: Path) -> OpenedDataset:
     folder = digits.digits_folder(home / "digits", config.digits, config.seed)
-    return OpenedDataset(FolderDataset(folder, transform=transform))
+    dataset = FolderDataset(folder, transform=transform)
+    dataset.classes, dataset.targets = digits.classes_of(dataset.files)
+    return OpenedDataset(dataset)
 
 
 def _torchvision(config: Any, transform: Transform, _: Path) -> OpenedDataset:

@@ -58,6 +58,11 @@ def digits_folder(home: Path, part: str, seed: int = 0) -> Path:
     return folder
 
 
+def classes_of(files: list[str]) -> tuple[list[str], list[int]]:
+    """The names of the ten classes, and the class of each file."""
+    return [str(digit) for digit in range(10)], [int(Path(file).stem.rpartition("_")[2]) for file in files]
+
+
 def _images(part: str, seed: int) -> dict[str, Image.Image]:
     """All images of a part, by file name."""
     pixels, digits = _load()

@@ -6,7 +6,7 @@
     evaluate(real=real, synth=synth, metrics={"precision": {"k": 5}}, intervals={"level": 0.95})
 """
 
-from simet_cache.metrics.evaluate import evaluate, resolve
+from simet_cache.metrics.evaluate import difference, evaluate, evaluate_each, resolve
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of
 from simet_cache.metrics.metric import Interval, Metric, MetricValue, Outcome, Summarised
 from simet_cache.metrics.summaries import Summaries
@@ -22,7 +22,9 @@ __all__ = [
     "Outcome",
     "Summaries",
     "Summarised",
+    "difference",
     "difference_of",
     "evaluate",
+    "evaluate_each",
     "resolve",
 ]

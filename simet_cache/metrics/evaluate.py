@@ -6,17 +6,21 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from simet_cache.errors import MetricError
+from simet_cache.metrics.blocks import block_noise
 from simet_cache.metrics.duplicates import leakage
-from simet_cache.metrics.intervals import Intervals, block_noise, interval_of
+from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
 from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
 from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
+
+SHOWN_CLASSES = 5
 
 Requests = Mapping[str, Mapping[str, Any]]
 
@@ -58,7 +62,80 @@ def evaluate(
     sets = _opened(real, "real", real_labels, device), _opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
     values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
+    if wanted is not None:
+        values = _with_intervals(values, requests, real=sets[0], synth=sets[1], intervals=wanted)
     return _with_classes(values, requests, real=sets[0], synth=sets[1], intervals=wanted) if per_class else values
+
+
+def evaluate_each(
+    metrics: Iterable[str] | Mapping[str, Parameters | None], *, real: Summaries, synth: Summaries, **options: Any
+) -> tuple[dict[str, MetricValue], dict[str, str]]:
+    """Like ``evaluate``, but a metric that cannot be computed on these sets leaves the others their values.
+
+    Args:
+        metrics: As in ``evaluate``; names and parameters must be right.
+        real: The real set.
+        synth: The synthetic set.
+        options: ``intervals`` and ``per_class`` of ``evaluate``.
+
+    Returns:
+        The values by name, and why others have none.
+
+    Raises:
+        MetricError: A name or parameter is unknown.
+    """
+    requests = resolve(metrics)
+    try:
+        return evaluate(real=real, synth=synth, metrics=requests, **options), {}
+    except MetricError:
+        values: dict[str, MetricValue] = {}
+        failures: dict[str, str] = {}
+    for name, parameters in requests.items():
+        try:
+            values |= evaluate(real=real, synth=synth, metrics={name: parameters}, **options)
+        except MetricError as error:
+            failures[name] = str(error)
+    return values, failures
+
+
+def difference(
+    *,
+    real: object,
+    first: object,
+    second: object,
+    metrics: Iterable[str] | Mapping[str, Parameters | None],
+    intervals: Intervals | Mapping[str, Any] | bool = True,
+    device: str = "auto",
+) -> dict[str, Difference]:
+    """Compare two synthetic sets against one real one: by how much they differ, and whether they are separated.
+
+    Rows of the real set that move both values the same way cancel, so two sets can be separated whose own intervals
+    overlap.
+
+    Args:
+        real: As in ``evaluate``; summaries of it are computed once.
+        first: As ``synth`` in ``evaluate``. Metrics of labels need all three sets as ``Summaries`` with labels.
+        second: The other synthetic set.
+        metrics: Names of ``METRICS`` that offer intervals, or names with parameters that replace defaults.
+        intervals: As in ``evaluate``.
+        device: As in ``evaluate``.
+
+    Returns:
+        The differences by name, in the order asked for.
+
+    Raises:
+        MetricError: As ``evaluate`` does, or a metric has no interval on these sets.
+    """
+    wanted = Intervals.of(intervals)
+    if wanted is None:
+        raise MetricError("difference: expected intervals to be asked for, found none; pass intervals=True")
+    requests = resolve(metrics)
+    reference = _opened(real, "real", None, device)
+    values = [
+        evaluate(real=reference, synth=_opened(synth, where, None, device), metrics=requests, intervals=wanted)
+        for where, synth in (("first", first), ("second", second))
+    ]
+    return {name: difference_of(values[0][name], values[1][name], level=wanted.level) for name in requests}
 
 
 def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[str, dict[str, Any]]:
@@ -134,7 +211,7 @@ def _values(
         metric, arguments = METRICS[name], _arguments(name, parameters, real, synth, joints)
         try:
             outcome = metric.compare(**arguments, **named(metric.compare, parameters))
-            noise = None
+            noise: Noise | str | None = None
             if intervals is not None and metric.noise is not None:
                 noise = metric.noise(**arguments, **named(metric.noise, {"seed": intervals.seed, **parameters}))
         except np.linalg.LinAlgError as error:
@@ -154,7 +231,7 @@ def _values(
             details=outcome.details,
             noise=noise,
         )
-    return values if intervals is None else _with_intervals(values, requests, real, synth, intervals)
+    return values
 
 
 def _prepare(requests: Requests, rows: Summaries, side: Side) -> None:
@@ -192,16 +269,20 @@ def _joint_key(metric: Metric, parameters: Parameters) -> str:
 
 
 def _with_intervals(
-    values: Mapping[str, MetricValue], requests: Requests, real: Summaries, synth: Summaries, intervals: Intervals
+    values: Mapping[str, MetricValue], requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals
 ) -> dict[str, MetricValue]:
+    noises = {name: value.noise for name, value in values.items()}
     by_blocks = {name: requests[name] for name in values if METRICS[name].blocks}
-    noises: dict[str, Noise] = {}
     if by_blocks:
-        noises = block_noise(
-            lambda **sides: _values(by_blocks, **sides, intervals=None), real=real, synth=synth, seed=intervals.seed
-        )
+        whole = {name: values[name] for name in by_blocks}
+        parts_of = partial(_values, by_blocks, intervals=intervals)
+        noises |= block_noise(whole, parts_of, real=real, synth=synth, seed=intervals.seed)
+    mark = reference_mark(real, intervals.seed)
+    noises = {
+        name: replace(noise, reference=mark) if isinstance(noise, Noise) else noise for name, noise in noises.items()
+    }
     return {
-        name: interval_of(replace(value, noise=noises.get(name, value.noise)), METRICS[name], intervals.level)
+        name: interval_of(replace(value, noise=noises[name]), METRICS[name], intervals.level)
         for name, value in values.items()
     }
 
@@ -214,5 +295,37 @@ def _with_classes(
     synth: Summaries,
     intervals: Intervals | None,
 ) -> dict[str, MetricValue]:
-    """Each metric on the rows of each label, where the metric is about rows and both sets have enough of them."""
-    raise NotImplementedError
+    """Each metric on the rows of each label too; a warning names the classes that it says nothing about."""
+    found: dict[str, dict[str, MetricValue]] = {name: {} for name in values}
+    without: dict[str, dict[str, list[str]]] = {name: {} for name in values}
+    for label in sorted({*real.classes, *synth.classes}):
+        sides = {
+            side: rows.part(rows.classes[label]) if label in rows.classes else None
+            for side, rows in (("real", real), ("synth", synth))
+        }
+        missing = next((side for side, part in sides.items() if part is None), None)
+        if missing is not None:
+            for reasons in without.values():
+                reasons.setdefault(f"not in {missing}", []).append(label)
+            continue
+        of_rows = {name: given for name, given in requests.items() if not METRICS[name].needs_labels}
+        measured, failures = evaluate_each(of_rows, **sides, intervals=intervals)  # type: ignore[arg-type]
+        for name, value in measured.items():
+            found[name][label] = value
+        for name, sentence in failures.items():
+            without[name].setdefault(sentence, []).append(label)
+    return {
+        name: replace(
+            value,
+            per_class=found[name],
+            warnings=value.warnings
+            + tuple(f"no value for {_listed(labels)}: {why}" for why, labels in without[name].items()),
+        )
+        for name, value in values.items()
+    }
+
+
+def _listed(labels: list[str]) -> str:
+    shown = ", ".join(labels[:SHOWN_CLASSES])
+    more = f" and {len(labels) - SHOWN_CLASSES} more" if len(labels) > SHOWN_CLASSES else ""
+    return f"class{'es' if len(labels) > 1 else ''} {shown}{more}"

@@ -1,22 +1,35 @@
 """Frechet distance between the Gaussians that have the two sets' means and covariances.
 
 Source: Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", https://arxiv.org/abs/1706.08500;
-reference code TTUR ``fid.py``.
+reference code TTUR ``fid.py``. Its limit law: Rippl, Munk & Sturm 2016, "Limit laws of the empirical Wasserstein
+distance: Gaussian distributions", https://arxiv.org/abs/1507.04090.
 
 With any factors of the covariances, S = F^T F, the trace term Tr((Sr^1/2 Ss Sr^1/2)^1/2) is the nuclear norm of
-Fr Fs^T (its singular values are the roots of the eigenvalues of Sr^1/2 Ss Sr^1/2). The factors come from the centred
-rows by orthogonal transformations alone: no covariance is formed, so no eigenvalue has to be rooted, cut off or
-regularised, and rank-deficient covariances need no special case.
+P = Fr Fs^T (its singular values are the roots of the eigenvalues of Sr^1/2 Ss Sr^1/2). Factors and singular values come
+from squared matrices (covariance, Gram matrix of P) as long as a bound on the rounding shows that squaring cost
+nothing, else by orthogonal transformations alone: no eigenvalue is cut off or regularised, and rank-deficient
+covariances are exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from simet_cache.metrics.metric import Outcome, Summarised
+from simet_cache.metrics import spectra
+from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks, mean
+
+CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
+INFLUENCE_ROWS = 1024  # of either set; a standard error from so many rows is off by three percent
+CURVATURE_ROWS = 256  # of these
+NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
+SMALL = 1e-9  # the same relative to the distance itself
+RESOLVED = 1e-6  # singular values of P below this share of the largest have no reliable direction
 
 
 @dataclass(frozen=True)
@@ -25,57 +38,282 @@ class Gaussian:
 
     Attributes:
         mean: Shape (D,), float64.
-        factor: Shape (min(N, D), D), float64; ``factor.T @ factor`` is the unbiased covariance.
+        factor: Shape (min(N - 1, D), D), float64; ``factor.T @ factor`` is the unbiased covariance. A square one is an
+            upper triangle.
     """
 
     mean: Floats
     factor: Floats
 
+    @property
+    def triangular(self) -> bool:
+        """Whether the factor is an upper triangle."""
+        return bool(len(self.factor) == self.factor.shape[1])
 
-def summarise(features: Features) -> Gaussian:
+
+def summarise(features: Features, *, device: str = "cpu") -> Gaussian:
     """Mean and covariance factor of one set.
 
-    Up to D rows, the centred rows are the factor. Beyond, it is the triangle of their QR decomposition, updated block
-    by block, so that about 4 D x D float64 numbers are held beside ``features``.
+    Up to D rows, the factor is made of the centred rows, N - 1 of them. Beyond, it is the Cholesky factor of the
+    covariance; or, where that one is too near to singular, the triangle of the QR decomposition of the centred rows.
 
     Args:
         features: Shape (N, D), N >= 2, any floating point dtype.
+        device: Where to compute.
     """
+    (gaussian,) = growing(features, [len(features)], device=device)
+    return gaussian
+
+
+def growing(
+    features: Features, sizes: Iterable[int], *, order: NDArray[np.intp] | None = None, device: str = "cpu"
+) -> Iterator[Gaussian]:
+    """The Gaussian of the first n rows for each n of ``sizes``, which ascend; each row is read once for all of them.
+
+    Args:
+        features: Shape (N, D), N >= 2, any floating point dtype.
+        sizes: Between 2 and N.
+        order: Shape (N,): the order in which rows are taken; None for their own.
+        device: Where to compute.
+    """
+    centre = mean(features[:: -(-len(features) // CENTRE_ROWS)])
+    width, done = features.shape[1], 0
+    total, products = np.zeros(width), np.zeros((1, 1))
+    for size in sizes:
+        if size <= width:
+            yield _of_few(_taken(features, order, 0, size))
+            continue
+        more = spectra.moments(_taken(features, order, done, size), centre, device=device)
+        total, products, done = total + more[0], products + more[1], size
+        yield _of_moments(centre, total, products, size, device) or _of_many(_taken(features, order, 0, size), device)
+
+
+def _taken(features: Features, order: NDArray[np.intp] | None, start: int, stop: int) -> Features:
+    return features[start:stop] if order is None else features[order[start:stop]]
+
+
+def _of_few(features: Features) -> Gaussian:
+    """A reflection that takes the vector of ones to the first axis makes one row of the centred rows vanish.
+
+    It adds a multiple of the first row to all others, which then serve as the factor.
+    """
+    first, rows = features[0].astype(np.float64), len(features)
+    factor = np.subtract(features[1:], first, dtype=np.float64)
+    offset = factor.sum(axis=0) / rows
+    factor -= offset + offset / (np.sqrt(rows) - 1)
+    factor /= np.sqrt(rows - 1)
+    return Gaussian(first + offset, factor)
+
+
+def _of_moments(centre: Floats, total: Floats, products: Floats, rows: int, device: str) -> Gaussian | None:
+    """From sums about ``centre``; None where too few digits would be left."""
+    offset = total / rows
+    spread = np.diagonal(products)
+    if (rows * offset**2 > spread / 2).any():  # the centre lies outside of the rows: differences would cancel
+        return None
+    factor = spectra.cholesky_factor((products - np.outer(total, offset)) / (rows - 1), device=device)
+    return None if factor is None else Gaussian(centre + offset, factor)
+
+
+def _of_many(features: Features, device: str) -> Gaussian:
     rows, width = features.shape
-    centre = mean(features)
-    if rows <= width:
-        factor = features - centre
-    else:
-        factor = np.empty((0, width))
-        for block in blocks(features, 2 * width):
-            factor = _triangle(np.vstack([factor, block - centre]))
-    return Gaussian(mean=centre, factor=factor / np.sqrt(rows - 1))
+    centre, factor = mean(features), np.empty((0, width))
+    for block in blocks(features, 2 * width):
+        factor = spectra.triangle(np.vstack([factor, block - centre]), device=device)
+    return Gaussian(centre, factor / np.sqrt(rows - 1))
 
 
-def _triangle(rows: Floats) -> Floats:
-    triangle: Floats = np.linalg.qr(rows, mode="r")  # type: ignore[assignment] # NumPy's stub knows no mode
-    return triangle
+@dataclass(frozen=True)
+class Pair:
+    """Two Gaussians, and what is found about them together: each part once, when it is first asked for."""
+
+    real: Gaussian
+    synth: Gaussian
+    device: str = "cpu"
+
+    @cached_property
+    def product(self) -> Floats:
+        """P = Fr Fs^T."""
+        first, second = self.real.factor, self.synth.factor.T
+        times = spectra.triangle_times if self.real.triangular else spectra.product
+        return times(first, second, device=self.device)
+
+    @cached_property
+    def traces(self) -> tuple[float, float]:
+        """Total variance of each side."""
+        return float(np.vdot(self.real.factor, self.real.factor)), float(np.vdot(self.synth.factor, self.synth.factor))
+
+    @cached_property
+    def gram(self) -> Floats:
+        """Products of the rows of P, or of its columns, whichever are fewer; the upper triangle."""
+        return spectra.gram(self.product, device=self.device)
+
+    @cached_property
+    def spectrum(self) -> tuple[Floats, Floats]:
+        """Eigenvalues of the Gram matrix, ascending, and its eigenvectors as columns."""
+        return spectra.eigenvectors(self.gram, device=self.device)
+
+    @cached_property
+    def singular_values(self) -> Floats:
+        """Those of P, ascending; as roots of squares where the distance surely does not suffer from it."""
+        known = vars(self).get("spectrum")  # the noise needs it: asked for before the distance, it serves both
+        squares = spectra.eigenvalues(self.gram, device=self.device) if known is None else known[0]
+        values, error = spectra.roots(squares)
+        if 2 * error <= max(NEGLIGIBLE * sum(self.traces), SMALL * self.distance_by(values)):
+            return values
+        return spectra.singular_values(self.product, device=self.device)
+
+    @cached_property
+    def distance(self) -> float:
+        """Frechet distance."""
+        return self.distance_by(self.singular_values)
+
+    def distance_by(self, values: Floats) -> float:
+        """Frechet distance by these singular values of P."""
+        shift = self.real.mean - self.synth.mean
+        trace = sum(self.traces)
+        spread = float(trace - 2 * values.sum())
+        rounding = (spectra.RELIABLE + np.finfo(np.float64).eps * len(shift)) * trace
+        if -rounding <= spread < 0:
+            spread = 0.0
+        return float(shift @ shift) + spread
 
 
-def compare(*, real: Summarised[Gaussian], synth: Summarised[Gaussian]) -> Outcome:
+def join(*, real: Summarised[Gaussian], synth: Summarised[Gaussian]) -> Pair:
+    """What the distance and its noise both need."""
+    return Pair(real.summary, synth.summary, real.device)
+
+
+def compare(*, real: Summarised[Gaussian], synth: Summarised[Gaussian], joint: Pair | None = None) -> Outcome:
     """Frechet distance; lower is better, 0 for equal means and covariances. Unit: squared feature units."""
-    return Outcome(_distance(real.summary, synth.summary), _warnings(real.features, synth.features))
+    pair = joint or join(real=real, synth=synth)
+    return Outcome(pair.distance, _too_few(real.features, synth.features))
 
 
-def _distance(real: Gaussian, synth: Gaussian) -> float:
-    shift = real.mean - synth.mean
-    trace = np.vdot(real.factor, real.factor) + np.vdot(synth.factor, synth.factor)
-    shared = np.linalg.svd(real.factor @ synth.factor.T, compute_uv=False).sum()
-    spread = float(trace - 2 * shared)
-    rounding = np.finfo(np.float64).eps * len(shift) * trace
-    if -rounding <= spread < 0:
-        spread = 0.0
-    return float(shift @ shift) + spread
-
-
-def _warnings(real: Features, synth: Features) -> tuple[str, ...]:
+def _too_few(real: Features, synth: Features) -> tuple[str, ...]:
+    """The warning about sets with fewer rows than features; nothing where there is none."""
     width = real.shape[1]
     few = [f"{name} has {len(rows)}" for name, rows in (("real", real), ("synth", synth)) if len(rows) < width]
     if not few:
         return ()
     return (f"biased upward: {' and '.join(few)} rows for {width} features; compare it at equal row counts only",)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the rows of one set do to the distance.
+
+    Attributes:
+        influence: First-order term of each row looked at, about zero; shape (n,).
+        excess: By how much the set's rows raise the distance on average, times their number.
+    """
+
+    influence: Floats
+    excess: float
+
+
+def noise(*, real: Summarised[Gaussian], synth: Summarised[Gaussian], joint: Pair | None = None) -> Noise | str:
+    """Noise of the distance by the delta method.
+
+    The influence of a real row x is ``2 (mr - ms).(x - mr) + (x - mr)^T (1 - A) (x - mr)`` less its mean, with the
+    optimal map A from the real to the synthetic Gaussian; likewise for a synthetic row. It vanishes where the two are
+    equal, where the second-order term takes over.
+
+    What remains is about the distance that sets of these sizes have on average. It lies above that of the
+    distributions by ``bias``, the mean of the second-order term.
+
+    Args:
+        real: The real set.
+        synth: The synthetic set.
+        joint: What ``join`` returns. Its eigenvectors, found here, also give the distance, if that is asked for later.
+
+    Returns:
+        The noise; or why there is none, for covariances without an inverse.
+    """
+    pair = joint or join(real=real, synth=synth)
+    sides = sides_of(pair, real.features, synth.features)
+    if isinstance(sides, str):
+        return sides
+    shares = 1 / len(real.features), 1 / len(synth.features)
+    return noise_of(
+        pair,
+        sides,
+        count=len(real.features),
+        shares=shares,
+        second=sum(shares) ** 2,
+        bias=np.dot(shares, excess(sides)),
+    )
+
+
+def noise_of(
+    pair: Pair, sides: tuple[Side, Side], *, count: int, shares: tuple[float, float], second: float, bias: float
+) -> Noise:
+    """Noise of a distance, or of a weighted sum of distances.
+
+    An influence that is estimated never vanishes. Near equality, its mean square is that of the influence plus twice
+    the second-order term's variance, of which one half is to stay.
+
+    Args:
+        pair: The two sets.
+        sides: What their rows do.
+        count: Real rows.
+        shares: Sum of squares of the weights with which the mean influence of either set's rows enters.
+        second: The same for the products of two rows that make up the second-order term.
+        bias: By how much few rows raise the distance.
+    """
+    beyond = second * second_order(pair.singular_values) / sum(shares)
+    raw = [float(side.influence.var(ddof=1)) for side in sides]
+    real, synth = (max(variance - beyond, beyond) for variance in raw)
+    shrunk = np.sqrt(real * shares[0] * count / raw[0]) if raw[0] > 0 else 0.0
+    return Noise(shared=sides[0].influence * shrunk, count=count, own=synth * shares[1], bias=float(bias))
+
+
+def excess(sides: tuple[Side, Side]) -> tuple[float, float]:
+    """By how much a row more or less of either set, as a share of its rows, moves the distance on average."""
+    return sides[0].excess, sides[1].excess
+
+
+def sides_of(pair: Pair, real: Features, synth: Features) -> tuple[Side, Side] | str:
+    """What the rows of either set do to the distance; or why that is not known."""
+    width = real.shape[1]
+    if min(len(real), len(synth)) <= width:
+        return f"expected more rows than the {width} features on both sides, found {len(real)} and {len(synth)}"
+    squares, vectors = pair.spectrum
+    if not squares[0] > RESOLVED**2 * squares[-1]:
+        return "the covariances are too near to singular"
+    values, device = np.sqrt(squares), pair.device
+    shift, root, factor = pair.real.mean - pair.synth.mean, np.sqrt(values), pair.real.factor
+    rows = [_some(features, gaussian.mean) for features, gaussian in ((real, pair.real), (synth, pair.synth))]
+    mapped = (
+        spectra.product(spectra.divided(rows[0], factor, device=device), vectors * root, device=device),
+        spectra.product(spectra.product(rows[1], factor.T, device=device), vectors / root, device=device),
+    )
+    return _side(rows[0], mapped[0], shift, values), _side(rows[1], mapped[1], -shift, values)
+
+
+def _some(features: Features, centre: Floats) -> Floats:
+    """Some rows about the centre, evenly spaced."""
+    return np.subtract(features[:: -(-len(features) // INFLUENCE_ROWS)], centre, dtype=np.float64)
+
+
+def _side(rows: Floats, mapped: Floats, shift: Floats, values: Floats) -> Side:
+    """What rows do, given also their coordinates in a basis in which P is diagonal, where the variances are ``values``.
+
+    The coordinates' squares add up to the quadratic form of the optimal map to the other side.
+    """
+    squares = mapped**2
+    lengths = np.einsum("nd,nd->n", rows, rows)
+    raw = 2 * rows @ shift + lengths - squares.sum(axis=1)
+    few = squares[:: -(-len(squares) // CURVATURE_ROWS)]
+    fourth = np.vdot(few @ (1 / np.add.outer(values, values)), few) / len(few)
+    return Side(raw - raw.mean(), float(lengths.mean() + (fourth - values.sum() / 2) / 2))
+
+
+def second_order(values: Floats) -> float:
+    """Variance of the second-order term of the distance, in units of ``(1/N + 1/M)**2``, near equality.
+
+    Args:
+        values: The singular values of P.
+    """
+    weights = np.multiply.outer(values, values) / np.add.outer(values, values)
+    return float((weights**2).sum() + 2.25 * (values**2).sum())

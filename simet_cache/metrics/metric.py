@@ -49,8 +49,8 @@ class Outcome:
 class Noise:
     """How far a value would move if other rows had been drawn.
 
-    The value's variance is ``var(shared) / count + own``. Kept apart like this, two values against the same reference
-    can be compared as pairs: the reference's part of their difference is that of ``first.shared - second.shared``.
+    The value's variance is ``var(shared) / count - surplus + own``. Kept apart like this, two values against the same
+    reference can be compared as pairs: its part of their difference is that of ``first.shared - second.shared``.
 
     Attributes:
         shared: The influence of each row of the reference on the value, or the value in each of the blocks that the
@@ -59,17 +59,26 @@ class Noise:
         count: How many rows of the reference, or blocks, the mean of ``shared`` is thought of as taken over.
         own: Variance of the value that the synthetic set contributes.
         freedom: Degrees of freedom of the variance's estimate.
+        surplus: How much of ``var(shared) / count`` is not variance of the value, because influences are estimated; it
+            cancels in differences.
+        bias: By how much the value exceeds that of the distributions on average, where this is known. Results show it
+            among the details; intervals are about the value with its bias.
+        reference: What ``shared`` belongs to: the reference and the seed; ``evaluate`` fills it in.
     """
 
     shared: Floats
     count: int
     own: float
     freedom: float = np.inf
+    surplus: float = 0.0
+    bias: float = 0.0
+    reference: str = ""
 
     @property
     def variance(self) -> float:
         """Variance of the value."""
-        return self.own + (float(self.shared.var(ddof=1)) / self.count if len(self.shared) > 1 else 0.0)
+        shared = float(self.shared.var(ddof=1)) / self.count if len(self.shared) > 1 else 0.0
+        return max(self.own + shared - self.surplus, 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class MetricValue:
         details: What the metric found beside its value, by name.
         interval: None where none was asked for, or where no valid one is known; a warning then says why.
         per_class: The metric on the rows of each label alone, where that was asked for.
-        noise: What ``difference`` needs; it stays in memory.
+        noise: What ``difference_of`` needs, or why there is none; it stays in memory.
     """
 
     value: float
@@ -123,7 +132,12 @@ class MetricValue:
     details: Mapping[str, float] = field(default_factory=dict)
     interval: Interval | None = None
     per_class: Mapping[str, MetricValue] = field(default_factory=dict)
-    noise: Noise | None = field(default=None, compare=False, repr=False)
+    noise: Noise | str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def uncapped(self) -> float:
+        """The value, or what it was before the metric cut it off at a bound, where details tell."""
+        return self.details.get("uncapped", self.value)
 
 
 def _any_values() -> None:
@@ -148,14 +162,17 @@ class Metric:
         blind_to: What it cannot see, in one line.
         summarise: ``summarise(features, **parameters)``: what concerns one set alone, without its rows.
         join: What concerns both sets, and is shared by metrics that name the same one.
-        noise: ``noise(real=, synth=, seed=, **parameters)``, a ``Noise``; ``joint=`` likewise.
-        blocks: Whether its noise is found from disjoint parts of both sets instead (see ``intervals``).
+        noise: ``noise(real=, synth=, seed=, **parameters)``, a ``Noise``, or why these rows allow none, as the end of
+            the sentence ``no interval: ...``; ``joint=`` likewise.
+        blocks: Whether its noise is found from disjoint parts of both sets (see ``blocks``). ``noise`` then says only
+            how far the value moves while what it is measured with, such as balls or a trained probe, stays the same.
         method: How the noise is found, as results say it; or why no interval is offered.
         parameters: Names and defaults of what a caller may set.
         minimal_n: Fewest rows in either set.
         sides: The sets whose summary ``compare`` reads; the other one is not summarised.
         needs_labels: Whether it reads the labels of both sets.
         bounds: What the value can be at least and at most.
+        squared: Whether it is a squared distance, whose noise grows with it: its interval is made as one of its root.
         check: ``check(**parameters)``: raises ``MetricError`` on values that the metric cannot work with.
     """
 
@@ -167,7 +184,7 @@ class Metric:
     blind_to: str
     summarise: Callable[..., Any] | None = None
     join: Callable[..., Any] | None = None
-    noise: Callable[..., Noise] | None = None
+    noise: Callable[..., Noise | str] | None = None
     method: str = ""
     parameters: Parameters = field(default_factory=dict)
     minimal_n: int = 2
@@ -175,7 +192,12 @@ class Metric:
     blocks: bool = False
     needs_labels: bool = False
     bounds: tuple[float, float] = (-np.inf, np.inf)
+    squared: bool = False
     check: Callable[..., None] = _any_values
+
+    def from_best(self, value: float) -> float:
+        """How far a value is from the best there can be, on a scale of its own: the smallest is the best of many."""
+        return {"lower": value, "higher": -value, "nearer 0.5": abs(value - 0.5)}[self.direction]
 
 
 def named(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any]:

@@ -7,33 +7,30 @@ belongs to the ball, as in the paper (``prdc`` leaves it out).
 
 from __future__ import annotations
 
-import numpy as np
+from typing import cast
 
 from simet_cache.metrics.metric import Outcome, Summarised
-from simet_cache.metrics.neighbours import Radii, holding, radii
-from simet_cache.metrics.rows import Features
-
-summarise = radii
+from simet_cache.metrics.neighbours import Balls, Counts, Radii
 
 
-def compare_precision(*, real: Summarised[Radii], synth: Summarised[None], k: int) -> Outcome:
+def compare_precision(*, real: Summarised[Radii], synth: Summarised[None], joint: Balls, k: int) -> Outcome:
     """Share of the synthetic rows inside any real ball, 0 to 1; higher is better: what was made looks real."""
-    return Outcome(_share_held(real, synth.features), _warnings("real", real.summary, k))
+    del synth
+    return Outcome(float((cast("Counts", joint.real).held > 0).mean()), cautions("real", real.summary, k))
 
 
-def compare_recall(*, real: Summarised[None], synth: Summarised[Radii], k: int) -> Outcome:
+def compare_recall(*, real: Summarised[None], synth: Summarised[Radii], joint: Balls, k: int) -> Outcome:
     """Share of the real rows inside any synthetic ball, 0 to 1; higher is better: what is real can be made."""
-    return Outcome(_share_held(synth, real.features), _warnings("synth", synth.summary, k))
+    del real
+    return Outcome(float((cast("Counts", joint.synth).held > 0).mean()), cautions("synth", synth.summary, k))
 
 
-def _share_held(balls: Summarised[Radii], points: Features) -> float:
-    held = np.zeros(len(points), dtype=np.bool_)
-    for _, columns, tile in holding(balls=balls, points=points):
-        held[columns] |= tile.any(axis=0)
-    return float(held.mean())
-
-
-def _warnings(side: str, reach: Radii, k: int) -> tuple[str, ...]:
-    if reach.k == k:
-        return ()
-    return (f"k={k} was lowered to {reach.k}: {side} has only {len(reach.squared)} rows",)
+def cautions(side: str, reach: Radii, k: int) -> tuple[str, ...]:
+    """Warnings about the balls of one set: too few rows for the neighbour asked for, or duplicates without a radius."""
+    rows, flat = len(reach.squared), int((reach.squared == 0).sum())
+    found = []
+    if reach.k != k:
+        found.append(f"k={k} was lowered to {reach.k}: {side} has only {rows} rows")
+    if flat:
+        found.append(f"{flat} of {rows} {side} rows have {reach.k} or more duplicates: their balls have radius 0")
+    return tuple(found)

@@ -14,7 +14,9 @@ Features: TypeAlias = NDArray[Any]  # (N, D), real floating point, finite
 Floats: TypeAlias = NDArray[np.float64]
 
 LARGEST = 1e40  # above every float32; below it no metric's intermediate (kernels are cubic) overflows float64
+SMALLEST = 1e-60  # below it the products of a set's values underflow
 BLOCK_ELEMENTS = 2**22  # 32 MiB of float64
+CACHED_ELEMENTS = 2**17  # 1 MiB of float64
 SHOWN_ROWS = 5
 
 
@@ -32,7 +34,8 @@ def as_features(source: object, *, where: str = "features") -> Features:
         Array of shape (N, D) with N, D >= 1, of a floating point dtype, every value finite.
 
     Raises:
-        MetricError: The array is not 2-D, empty, not numeric, or holds NaN, infinity or a value above 1e40.
+        MetricError: The array is not 2-D, empty, not numeric, or holds NaN, infinity or a value above 1e40,
+            or nothing but values below 1e-60 that are not all 0.
     """
     array = _to_array(source, where)
     if array.ndim != 2:
@@ -67,9 +70,15 @@ def _to_array(source: object, where: str) -> NDArray[Any]:
 
 
 def _check_values(array: Features, where: str) -> None:
-    usable = np.concatenate([(np.abs(block) <= LARGEST).all(axis=1) for block in blocks(array)])
-    if usable.all():
+    ends = np.array([(float(part.min()), float(part.max())) for part in _cached_parts(array)])
+    if (ends[:, 0] >= -LARGEST).all() and (ends[:, 1] <= LARGEST).all():  # NaN passes neither comparison
+        if 0 < np.abs(ends).max() < SMALLEST:
+            raise MetricError(
+                f"{where}: expected values above {SMALLEST:g}, found {np.abs(ends).max():.3g} at most;"
+                " rescale the features"
+            )
         return
+    usable = np.concatenate([(np.abs(block) <= LARGEST).all(axis=1) for block in blocks(array)])
     bad = np.flatnonzero(~usable)
     shown = ", ".join(str(row) for row in bad[:SHOWN_ROWS])
     rows = f"{bad.size} of {len(array)} rows (first: {shown})"
@@ -83,6 +92,11 @@ def _check_values(array: Features, where: str) -> None:
 def slices(count: int, step: int) -> Iterator[slice]:
     """Consecutive slices of at most ``step`` that cover ``range(count)``."""
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _cached_parts(features: Features) -> Iterator[Features]:
+    """Consecutive rows, so few that what is made of them elementwise stays in the processor's cache."""
+    return (features[part] for part in slices(len(features), max(1, CACHED_ELEMENTS // int(features.shape[1]))))
 
 
 def block_rows(features: Features) -> int:
@@ -104,6 +118,6 @@ def mean(features: Features) -> Floats:
     """
     first = features[0].astype(np.float64)
     total = np.zeros_like(first)
-    for block in blocks(features):
-        total += (block - first).sum(axis=0)
+    for part in _cached_parts(features):
+        total += np.subtract(part, first, dtype=np.float64).sum(axis=0)
     return np.asarray(first + total / len(features))

@@ -9,10 +9,12 @@ import tempfile
 from pathlib import Path
 
 from simet_cache.atomic import reported, write_atomically
+from simet_cache.metrics import MetricValue
 from simet_cache.report.results import EvaluationResults
 
-_COLUMNS = ("dataset", "metric", "label", "value", "direction", "best", "passed", "n_real", "n_synth", "width")
-_MORE = ("version", "parameters", "suffix", "key", "reference_key", "cached", "warnings", "error")
+_COLUMNS = ("dataset", "metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
+_MORE = ("n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
+_LAST = ("reference_key", "cached", "warnings", "error")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -44,11 +46,14 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
 
 
 def as_csv(results: EvaluationResults) -> str:
-    """One row for each dataset and metric; a dataset that could not be measured has one row, which says why."""
+    """One row for each dataset and metric, and for each class where that was asked for.
+
+    A dataset that could not be measured has one row, which says why, and so has a metric.
+    """
     verdicts = {(verdict.dataset, verdict.metric): verdict.passed for verdict in results.verdicts}
     reference_key = results.reference.features.key if results.reference.features else ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_COLUMNS, *_MORE], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*_COLUMNS, *_MORE, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for one in results.datasets:
         common = {
@@ -60,22 +65,31 @@ def as_csv(results: EvaluationResults) -> str:
         }
         if one.error is not None:
             writer.writerow({**common, "error": one.error})
+        for name, reason in one.failures.items():
+            writer.writerow({**common, "metric": name, "label": results.label(name), "error": reason})
         for name, value in one.values.items():
-            writer.writerow(
-                {
-                    **common,
-                    "metric": name,
-                    "label": results.label(name),
-                    "value": repr(value.value),
-                    "direction": value.direction,
-                    "best": one.name in results.best(name),
-                    "passed": verdicts.get((one.name, name), ""),
-                    "n_real": value.n_real,
-                    "n_synth": value.n_synth,
-                    "width": value.width,
-                    "version": value.version,
-                    "parameters": json.dumps(dict(value.parameters)),
-                    "warnings": "; ".join(value.warnings),
-                }
-            )
+            best, passed = one.name in results.best(name), verdicts.get((one.name, name), "")
+            of_metric = {**common, "metric": name, "label": results.label(name)}
+            writer.writerow({**of_metric, **_about(value), "best": best, "passed": passed})
+            for label, of_class in value.per_class.items():
+                writer.writerow({**of_metric, **_about(of_class), "class": label})
     return text.getvalue()
+
+
+def _about(value: MetricValue) -> dict[str, object]:
+    found: dict[str, object] = {
+        "value": repr(value.value),
+        "direction": value.direction,
+        "n_real": value.n_real,
+        "n_synth": value.n_synth,
+        "width": value.width,
+        "version": value.version,
+        "parameters": json.dumps(dict(value.parameters)),
+        "details": json.dumps(dict(value.details)) if value.details else "",
+        "warnings": "; ".join(value.warnings),
+    }
+    if value.interval is not None:
+        of_interval = value.interval
+        found |= {"low": repr(of_interval.low), "high": repr(of_interval.high)}
+        found |= {"level": of_interval.level, "method": of_interval.method}
+    return found

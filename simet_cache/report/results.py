@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from simet_cache.extractors import frechet_label
 from simet_cache.featureset import FeatureSet
-from simet_cache.metrics import METRICS, MetricValue
+from simet_cache.metrics import METRICS, Difference, MetricValue, difference_of
 from simet_cache.restraints import Verdict
 
 
@@ -28,7 +28,9 @@ class DatasetResult:
         skipped: Images that could not be read and were left out, with the reason.
         error: Why it could not be measured; None where it was.
         values: By metric; empty for the reference, and where it could not be measured.
+        failures: Why a metric has no value here, by metric.
         metrics_seconds: How long the metrics took.
+        labels: The class of each row as text, shape (N,), where it matters; not part of the files.
     """
 
     name: str
@@ -41,7 +43,14 @@ class DatasetResult:
     skipped: tuple[dict[str, str], ...] = ()
     error: str | None = None
     values: Mapping[str, MetricValue] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
     metrics_seconds: float | None = None
+    labels: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def measured(self) -> bool:
+        """Whether every metric has its value."""
+        return self.error is None and not self.failures
 
     def plain_values(self) -> dict[str, float]:
         """The numbers alone, by metric."""
@@ -75,12 +84,12 @@ class EvaluationResults:
     @property
     def passed(self) -> bool:
         """True when every dataset was measured and every restraint holds."""
-        return all(one.error is None for one in self.datasets) and all(one.passed for one in self.verdicts)
+        return all(one.measured for one in self.datasets) and all(one.passed for one in self.verdicts)
 
     @property
     def summary(self) -> str:
         """One sentence."""
-        failed = [one.name for one in self.datasets if one.error is not None]
+        failed = [one.name for one in self.datasets if not one.measured]
         broken = [verdict for verdict in self.verdicts if not verdict.passed]
         parts = [f"{len(self.datasets) - len(failed)} of {len(self.datasets)} datasets measured"]
         if self.verdicts:
@@ -100,8 +109,24 @@ class EvaluationResults:
         values = {one.name: one.values[metric].value for one in self.datasets if metric in one.values}
         if not values:
             return set()
-        pick = min if METRICS[metric].direction == "lower" else max
-        return {name for name, value in values.items() if value == pick(values.values())}
+        distances = {name: METRICS[metric].from_best(value) for name, value in values.items()}
+        return {name for name, distance in distances.items() if distance == min(distances.values())}
+
+    def differences(self, metric: str) -> dict[str, Difference]:
+        """The best dataset less each other one, by the other's name: is the ranking separated?
+
+        Empty where no intervals were asked for, or where the metric has none.
+        """
+        values = {one.name: one.values[metric] for one in self.datasets if metric in one.values}
+        level = (self.config.get("intervals") or {}).get("level")
+        if level is None or any(value.noise is None for value in values.values()):
+            return {}
+        first = next((name for name in values if name in self.best(metric)), None)
+        return {
+            name: difference_of(values[first], value, level=level)
+            for name, value in values.items()
+            if first is not None and name != first
+        }
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -113,11 +138,21 @@ class EvaluationResults:
             "seconds": round(self.seconds, 3),
             "reference": _dataset_json(self.reference),
             "datasets": [_dataset_json(one) for one in self.datasets],
+            "rankings": {metric: self._ranking_json(metric) for metric in self.metric_names()},
             "labels": {metric: self.label(metric) for metric in self.metric_names()},
             "restraints": [{**asdict(verdict), "passed": verdict.passed} for verdict in self.verdicts],
             "config": dict(self.config),
             "versions": dict(self.versions),
             "platform": self.platform,
+        }
+
+    def _ranking_json(self, metric: str) -> dict[str, Any]:
+        return {
+            "best": sorted(self.best(metric)),
+            "best_less_others": {
+                name: {**asdict(one), "separated": one.better is not None}
+                for name, one in self.differences(metric).items()
+            },
         }
 
 
@@ -132,6 +167,18 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "device": result.device,
         "skipped": list(result.skipped),
         "error": result.error,
-        "values": {name: asdict(value) for name, value in result.values.items()},
+        "values": {name: _value_json(value) for name, value in result.values.items()},
+        "failures": dict(result.failures),
         "metrics_seconds": result.metrics_seconds,
+    }
+
+
+def _value_json(value: MetricValue) -> dict[str, Any]:
+    plain = {one.name: getattr(value, one.name) for one in fields(value) if one.name != "noise"}
+    return {
+        **plain,
+        "parameters": dict(value.parameters),
+        "details": dict(value.details),
+        "interval": asdict(value.interval) if value.interval else None,
+        "per_class": {label: _value_json(one) for label, one in value.per_class.items()},
     }

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simet_cache.metrics import METRICS
+from simet_cache.metrics import METRICS, MetricValue
 from simet_cache.report.results import DatasetResult, EvaluationResults
 
-_ARROW = {"lower": "↓", "higher": "↑"}
+_ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
@@ -79,17 +79,60 @@ def notes(results: EvaluationResults) -> list[str]:
     lines = [f"{one.name} was not measured: {one.error}" for one in results.datasets if one.error is not None]
     if any("cannot read image" in line for line in lines):
         lines.append("on_bad_image: skip leaves such images out, and lists them in the results")
+    for one in results.datasets:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in one.failures.items():
+            reasons.setdefault(reason, []).append(results.label(name))
+        lines += [f"{one.name}: no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     lines += [f"restraint broken: {verdict}" for verdict in results.verdicts if not verdict.passed]
     for one in (results.reference, *results.datasets):
         if one.skipped:
             first = one.skipped[0]
             lines.append(f"{one.name}: images skipped: {len(one.skipped)}, first {first['path']}: {first['reason']}")
-    warned: dict[str, list[str]] = {}
+    return lines + _warnings(results) + _open_rankings(results) + _classes(results)
+
+
+def _warnings(results: EvaluationResults) -> list[str]:
+    """Each warning once, with the metrics and the datasets that it is about."""
+    warned: dict[str, dict[str, list[str]]] = {}
     for one in results.datasets:
         for name, value in one.values.items():
             for warning in value.warnings:
-                warned.setdefault(f"{results.label(name)}: {warning}", []).append(one.name)
-    return lines + [f"{warning} ({', '.join(names)})" for warning, names in warned.items()]
+                warned.setdefault(warning, {}).setdefault(one.name, []).append(results.label(name))
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for warning, datasets in warned.items():
+        for dataset, metrics in datasets.items():
+            grouped.setdefault((warning, *metrics), []).append(dataset)
+    everything = len(results.metric_names())
+    return [
+        f"{'' if len(metrics) == everything > 1 else ', '.join(metrics) + ': '}{warning} ({', '.join(datasets)})"
+        for (warning, *metrics), datasets in grouped.items()
+    ]
+
+
+def _open_rankings(results: EvaluationResults) -> list[str]:
+    """Where the best value may be so by chance."""
+    lines = []
+    for metric in results.metric_names():
+        near = {name: one for name, one in results.differences(metric).items() if one.better is None}
+        if near:
+            level = next(iter(near.values())).interval.level
+            lines.append(f"{results.label(metric)}: the best is not separated from {', '.join(near)} at {level:.0%}")
+    return lines
+
+
+def _classes(results: EvaluationResults) -> list[str]:
+    """Where a dataset is best and where it is worst; the files hold all of its classes."""
+    lines = []
+    for one in results.datasets:
+        for metric, value in one.values.items():
+            if len(value.per_class) > 1:
+                ordered = sorted(
+                    value.per_class, key=lambda name: METRICS[metric].from_best(value.per_class[name].value)
+                )
+                best, worst = (f"{value.per_class[name].value:.4g} ({name})" for name in (ordered[0], ordered[-1]))
+                lines.append(f"{one.name}: {results.label(metric)} per class: best {best}, worst {worst}")
+    return lines
 
 
 def _title(results: EvaluationResults) -> str:
@@ -116,10 +159,18 @@ def _cells(results: EvaluationResults) -> tuple[list[str], list[list[_Cell]]]:
 
 def _value(results: EvaluationResults, one: DatasetResult, name: str, best: set[str]) -> _Cell:
     if name not in one.values:
-        return _Cell("failed" if one.error is not None else "-")
+        return _Cell("failed" if one.error is not None or name in one.failures else "-")
     broken = any(v.dataset == one.name and v.metric == name and not v.passed for v in results.verdicts)
     star = "*" if one.name in best else " "
-    return _Cell(f"{one.values[name].value:.4g}{star}", best=one.name in best, broken=broken)
+    return _Cell(f"{_number(one.values[name])}{star}", best=one.name in best, broken=broken)
+
+
+def _number(value: MetricValue) -> str:
+    """The value, and the longer arm of its interval."""
+    if value.interval is None:
+        return f"{value.value:.4g}"
+    arm = max(value.interval.high - value.value, value.value - value.interval.low)
+    return f"{value.value:.4g} ±{arm:.2g}"
 
 
 def _judged(results: EvaluationResults, one: DatasetResult) -> _Cell:

@@ -251,6 +251,43 @@ class TestFlow:
             ("b", "precision"),
         ]
 
+    def test_labels_intervals_and_classes(self, config: dict[str, Any], tmp_path: Path) -> None:
+        for name in ("real", "a", "b"):
+            for number in range(12):
+                folder = tmp_path / name / ("cat", "dog")[number % 2]
+                folder.mkdir(exist_ok=True)
+                (tmp_path / name / f"{number:04d}.png").rename(folder / f"{number:04d}.png")
+        (tmp_path / "a" / "dog" / "0005.png").write_bytes(b"no image")
+        for one in (config["reference"], *config["datasets"]):
+            one["classes"] = True
+        config |= {"metrics": ["kid", "tstr"], "per_class": True, "intervals": True, "on_bad_image": "skip"}
+        for _ in range(2):  # extracted, and cached
+            results = results_of(run_flow(config))
+            written = json.loads((tmp_path / "results" / "results.json").read_text())
+            a = results.datasets[0]
+            assert a.error is None
+            assert a.labels is not None
+            assert a.labels.tolist() == ["cat"] * 6 + ["dog"] * 5
+            values = written["datasets"][0]["values"]
+            assert {label: value["n_synth"] for label, value in values["kid"]["per_class"].items()} == {
+                "cat": 6,
+                "dog": 5,
+            }
+            assert 0 <= values["tstr"]["value"] <= 1
+            assert values["kid"]["interval"]["low"] < values["kid"]["value"] < values["kid"]["interval"]["high"]
+            assert set(written["rankings"]["kid"]["best_less_others"]) == {"a", "b"} - {
+                *written["rankings"]["kid"]["best"]
+            }
+
+    def test_a_metric_that_cannot_be_had_fails_alone(self, config: dict[str, Any], images: Callable[..., Path]) -> None:
+        config["datasets"] = [{"path": str(images("few", 3, seed=5))}, config["datasets"][0]]
+        state = run_flow({**config, "metrics": ["fid", "roc_auc"]})
+        assert state.is_failed()
+        few, a = results_of(state).datasets
+        assert set(few.values) == {"fid"}
+        assert "expected at least" in few.failures["roc_auc"]
+        assert set(a.values) == {"fid", "roc_auc"}
+
     def test_the_table_is_published_as_an_artifact(self, config: dict[str, Any]) -> None:
         run_flow(config)
         with get_client(sync_client=True) as client:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 
 from simet_cache import metrics
 from simet_cache.errors import MetricError
-from simet_cache.metrics import METRICS, MetricValue, Summaries, evaluate, neighbours, precision_recall
+from simet_cache.metrics import METRICS, MetricValue, Summaries, evaluate, evaluate_each, summaries
+from simet_cache.metrics.metric import key_of
+
+module = import_module("simet_cache.metrics.evaluate")  # the package's `evaluate` is the function
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -31,14 +35,36 @@ def with_value(value: float, row: int = 5) -> Array:
     return features
 
 
+LABELS = {"real_labels": np.arange(40) % 3, "synth_labels": np.arange(30) % 3}
+OF_LOGITS = {"inception_score"}
+ALL: dict[str, dict[str, Any]] = {name: {} for name in METRICS} | {"roc_auc": {"classifier": "logistic"}}  # the quick one
+
+
 @pytest.mark.parametrize("name", METRICS)
-def test_every_parameter_reaches_a_function(name: str) -> None:
+def test_every_entry_of_the_table_is_whole(name: str) -> None:
     metric = METRICS[name]
-    taken = {*inspect.signature(metric.summarise).parameters, *inspect.signature(metric.compare).parameters}
+    functions = [one for one in (metric.summarise, metric.join, metric.compare) if one is not None]
+    taken = {parameter for function in functions for parameter in inspect.signature(function).parameters}
     assert set(metric.parameters) <= taken
     assert metric.minimal_n >= 1
     assert metric.version >= 1
-    assert metric.sides
+    assert set(metric.sides) <= {"real", "synth"}
+    assert metric.source.partition("https://")[1]
+    assert metric.meaning
+    assert metric.blind_to
+    assert metric.method, "how its interval is made, or why there is none"
+    assert metric.check is not None or not metric.parameters
+    if {"k", "seed"} & metric.parameters.keys():
+        with pytest.raises(MetricError, match="expected a"):
+            metrics.resolve({name: {next(iter({"k", "seed"} & metric.parameters.keys())): -1}})
+
+
+def test_the_table_is_that_of_the_specification() -> None:
+    assert set(METRICS) == {
+        *("fid", "fd_infinity", "kid", "kid_subsets", "precision", "recall", "density", "coverage"),
+        *("clipped_density", "clipped_coverage", "cmmd", "mind", "vendi", "authenticity", "roc_auc", "tstr", "trts"),
+        "inception_score",
+    }
 
 
 def test_a_value_says_all_about_itself() -> None:
@@ -78,8 +104,8 @@ def as_read_only(features: Array) -> Array:
     ],
 )
 def test_the_same_numbers_in_another_dress_give_the_same_values(dress: Any) -> None:
-    expected = evaluate(real=REAL, synth=SYNTH, metrics=list(METRICS))
-    found = evaluate(real=dress(REAL), synth=dress(SYNTH), metrics=list(METRICS))
+    expected = evaluate(real=REAL, synth=SYNTH, metrics=ALL, **LABELS)
+    found = evaluate(real=dress(REAL), synth=dress(SYNTH), metrics=ALL, **LABELS)
     for name in METRICS:
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-12)
 
@@ -88,8 +114,10 @@ def test_the_same_numbers_in_another_dress_give_the_same_values(dress: Any) -> N
 def test_narrow_types_give_the_values_of_their_float64_copies(dtype: type) -> None:
     real: Array = np.abs(REAL * 20).astype(dtype)
     synth: Array = np.abs(SYNTH * 20).astype(dtype)
-    copies = evaluate(real=real.astype(np.float64), synth=synth.astype(np.float64), metrics=list(METRICS))
-    assert evaluate(real=real, synth=synth, metrics=list(METRICS)) == copies
+    copies = evaluate(real=real.astype(np.float64), synth=synth.astype(np.float64), metrics=ALL, **LABELS)
+    found = evaluate(real=real, synth=synth, metrics=ALL, **LABELS)
+    for name in METRICS:
+        assert found[name].value == pytest.approx(copies[name].value, rel=1e-9), name
 
 
 def test_a_handle_is_loaded() -> None:
@@ -108,65 +136,161 @@ def test_a_handle_is_loaded() -> None:
         (np.zeros((5, 3)), np.zeros((4, 3))),
         (np.ones((2, 1)), np.zeros((2, 1))),
         (REAL * 1e38, SYNTH * 1e38),
-        (REAL * 1e-300, SYNTH * 1e-300),
+        (REAL * 1e-30, SYNTH * 1e-30),
     ],
     ids=["identical", "zeros", "two rows", "huge", "tiny"],
 )
 def test_unusual_sets_have_a_finite_value(name: str, real: Array, synth: Array) -> None:
-    assert math.isfinite(evaluate(real=real, synth=synth, metrics=[name])[name].value)
+    labels = {"real_labels": np.arange(len(real)) % 2, "synth_labels": np.arange(len(synth)) % 2}
+    try:
+        found = evaluate(real=real, synth=synth, metrics={name: ALL[name]}, intervals=True, **labels)[name]
+    except MetricError as error:
+        assert METRICS[name].minimal_n > 2 or name in {"vendi", "cmmd", "roc_auc", "tstr", "trts", *OF_LOGITS}, error
+        assert "\n" not in str(error)
+    else:
+        assert math.isfinite(found.value)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    calls: list[int] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every summary and joint that is computed: the function's name, and how many of them went together."""
+    calls: list[tuple[str, int]] = []
+    of_sets, of_pairs = summaries.summaries_of, module.joints_of
 
-    def radii(features: Array, *, k: int) -> neighbours.Radii:
-        calls.append(len(features))
-        return neighbours.radii(features, k=k)
+    def summaries_of(features: Array, wanted: Any, *, device: str) -> list[Any]:
+        calls.extend((f"{make.__module__.rpartition('.')[2]} of {len(features)}", len(wanted)) for make, _ in wanted)
+        return of_sets(features, wanted, device=device)
 
-    table = {
-        name: metrics.Metric(**{**vars(metric), "summarise": radii})
-        for name, metric in METRICS.items()
-        if metric.summarise is precision_recall.summarise
-    }
-    monkeypatch.setattr(metrics, "METRICS", table)
+    def joints_of(wanted: Any) -> list[Any]:
+        calls.extend((f"{join.__module__.rpartition('.')[2]} of both", len(wanted)) for join, *_ in wanted)
+        return of_pairs(wanted)
+
+    monkeypatch.setattr(summaries, "summaries_of", summaries_of)
+    monkeypatch.setattr(module, "joints_of", joints_of)
     return calls
 
 
-def test_only_the_sides_that_a_metric_reads_are_summarised(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = counted(monkeypatch)
+def test_only_the_sides_that_a_metric_reads_are_summarised(made: list[tuple[str, int]]) -> None:
     evaluate(real=REAL, synth=SYNTH, metrics=["precision"])
-    assert calls == [len(REAL)]
+    assert made == [("neighbours of 40", 1), ("neighbours of both", 1)]
+    made.clear()
     evaluate(real=REAL, synth=SYNTH, metrics=["recall"])
-    assert calls == [len(REAL), len(SYNTH)]
+    assert made == [("neighbours of 30", 1), ("neighbours of both", 1)]
 
 
-def test_one_reference_does_its_work_once_for_many_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = counted(monkeypatch)
+def test_what_metrics_share_is_computed_once_and_together(made: list[tuple[str, int]]) -> None:
+    evaluate(real=REAL, synth=SYNTH, metrics=["precision", "recall", "density", "coverage", "kid"])
+    of_real = [call for call in made if call[0].endswith("of 40")]
+    assert of_real == [("neighbours of 40", 3), ("neighbours of 40", 3), ("kid of 40", 3)]  # k = 3, k = 5, and kid
+    assert sum(call[0] == "neighbours of both" for call in made) == 3  # balls of real k=3 and k=5, of synth k=3
+
+
+def test_one_reference_does_its_work_once_for_many_sets(made: list[tuple[str, int]]) -> None:
     reference = Summaries(REAL)
     for shift in range(5):
         evaluate(real=reference, synth=SYNTH + shift, metrics=["precision", "recall"])
-    assert calls.count(len(REAL)) == 1
+    assert [name for name, _ in made].count("neighbours of 40") == 1
     evaluate(real=reference, synth=SYNTH, metrics={"precision": {"k": 4}})
-    assert calls.count(len(REAL)) == 2
+    assert [name for name, _ in made].count("neighbours of 40") == 2
     evaluate(real=SYNTH, synth=reference, metrics=["precision", "recall"])
-    assert calls.count(len(REAL)) == 2
+    assert [name for name, _ in made].count("neighbours of 40") == 2
 
 
 def test_metrics_with_one_summariser_and_equal_parameters_share_a_key() -> None:
-    precision, recall, fid = METRICS["precision"], METRICS["recall"], METRICS["fid"]
-    assert (
-        precision.summary_key({"k": 3}) == recall.summary_key({"k": 3}) == "simet_cache.metrics.neighbours.radii(k=3)"
-    )
-    assert precision.summary_key({"k": 4}) != precision.summary_key({"k": 3})
-    assert fid.summary_key({}) == "simet_cache.metrics.fid.summarise()"
+    radii = METRICS["precision"].summarise
+    assert radii is METRICS["recall"].summarise
+    assert radii is not None
+    assert key_of(radii, {"k": 3}) == "simet_cache.metrics.neighbours.radii(k=3)"
+    assert key_of(radii, {"k": 3, "other": 1}) == key_of(radii, {"k": 3})
+    assert key_of(radii, {"k": 4}) != key_of(radii, {"k": 3})
 
 
-def test_summaries_known_from_elsewhere_are_used() -> None:
+def test_summaries_known_from_elsewhere_are_used(made: list[tuple[str, int]]) -> None:
+    wanted = ["fid", "kid", "precision", "recall"]
     known = Summaries(REAL)
-    expected = evaluate(real=known, synth=SYNTH, metrics=list(METRICS))
-    again = Summaries(REAL, memo=known.memo)
-    assert set(again.memo) == {METRICS[name].summary_key({"k": 3}) for name in ("fid", "kid", "precision")}
-    assert evaluate(real=again, synth=SYNTH, metrics=list(METRICS)) == expected
+    expected = evaluate(real=known, synth=SYNTH, metrics=wanted)
+    made.clear()
+    assert evaluate(real=Summaries(REAL, memo=known.memo), synth=SYNTH, metrics=wanted) == expected
+    assert not [name for name, _ in made if name.endswith("of 40")]
+
+
+def test_a_part_is_a_set_of_its_own() -> None:
+    whole = Summaries(REAL, labels=LABELS["real_labels"])
+    part = whole.part(np.arange(10, 30))
+    expected = evaluate(real=REAL[10:30], synth=SYNTH, metrics=["fid", "precision"])
+    evaluate(real=whole, synth=SYNTH, metrics=["fid", "precision"])
+    assert evaluate(real=part, synth=SYNTH, metrics=["fid", "precision"]) == expected
+    assert part.classes["1"].tolist() == [0, 3, 6, 9, 12, 15, 18]
+    assert [len(rows) for rows in whole.classes.values()] == [14, 13, 13]
+
+
+def test_each_class_has_the_value_of_its_own_rows() -> None:
+    wanted = ["fid", "precision", "tstr"]
+    found = evaluate(real=REAL, synth=SYNTH, metrics=wanted, per_class=True, **LABELS)
+    for label in range(3):
+        alone = evaluate(
+            real=REAL[LABELS["real_labels"] == label], synth=SYNTH[LABELS["synth_labels"] == label], metrics=wanted[:2]
+        )
+        assert found["fid"].per_class[str(label)] == alone["fid"]
+        assert found["precision"].per_class[str(label)] == alone["precision"]
+    assert found["fid"].value == evaluate(real=REAL, synth=SYNTH, metrics=["fid"])["fid"].value
+    assert found["tstr"].per_class == {}
+
+
+def test_classes_that_cannot_be_compared_are_named() -> None:
+    real_labels = np.array(["cat"] * 20 + ["dog"] * 19 + ["emu"])
+    synth_labels = np.array(["cat"] * 10 + ["emu"] * 10 + ["fox"] * 10)
+    found = evaluate(
+        real=REAL, synth=SYNTH, metrics=["fid"], per_class=True, real_labels=real_labels, synth_labels=synth_labels
+    )["fid"]
+    assert set(found.per_class) == {"cat"}
+    joined = "; ".join(found.warnings)
+    assert "no value for class dog: not in synth" in joined
+    assert "no value for class fox: not in real" in joined
+    assert "no value for class emu: real: expected at least 2 rows for metric 'fid', found 1" in joined
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_class": True}, "real: expected labels for values of each class, found none; pass real_labels"),
+        ({"per_class": True, "real_labels": LABELS["real_labels"]}, "synth: expected labels"),
+        ({"metrics": ["tstr"]}, "real: expected labels for metric 'tstr', found none; pass real_labels"),
+        ({"real_labels": [1, 2]}, r"real: expected 40 labels, .* found shape \(2,\)"),
+        ({"synth_labels": np.zeros(30)}, "synth: expected 30 labels, integers or texts, .* of dtype float64"),
+        ({"device": "tpu"}, "device: expected auto, cpu, cuda"),
+        ({"device": "cuda:99"}, "device: expected one of .* CUDA devices, found 'cuda:99'"),
+        ({"real": Summaries(REAL), "real_labels": LABELS["real_labels"]}, "real: expected labels inside the Summaries"),
+    ],
+)
+def test_labels_and_devices_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MetricError, match=f"^{message}"):
+        evaluate(**{"real": REAL, "synth": SYNTH, "metrics": ["fid"], **options})
+
+
+def test_a_metric_that_fails_leaves_the_others_their_values() -> None:
+    values, failures = evaluate_each(["precision", "tstr", "fid"], real=Summaries(REAL), synth=Summaries(SYNTH))
+    assert list(values) == ["precision", "fid"]
+    assert failures == {"tstr": "real: expected labels for metric 'tstr', found none; pass real_labels"}
+    with pytest.raises(MetricError, match="Did you mean 'fid'"):
+        evaluate_each(["fit"], real=Summaries(REAL), synth=Summaries(SYNTH))
+
+
+@pytest.mark.parametrize("dress", [np.asarray, np.float32, as_read_only, np.asfortranarray])
+def test_rows_that_stand_in_both_sets_are_counted(dress: Any) -> None:
+    real = REAL.astype(np.float32)
+    synth = np.vstack([SYNTH.astype(np.float32), real[:3], real[:1], -np.zeros((1, 6), np.float32)])
+    real = np.vstack([real, np.zeros((1, 6), np.float32)])
+    (warning,) = evaluate(real=real, synth=dress(synth), metrics=["precision"])["precision"].warnings
+    assert warning == "possible leakage: 5 of 35 synthetic rows equal a real one"
+    near = np.nextafter(synth, np.float32(9))
+    assert evaluate(real=real, synth=near, metrics=["precision"])["precision"].warnings == ()
+
+
+def test_rows_of_other_dtypes_are_equal_where_their_numbers_are() -> None:
+    real = np.round(REAL * 4) / 4
+    warnings = evaluate(real=real, synth=real[:7].astype(np.float16), metrics=["precision"])["precision"].warnings
+    assert "7 of 7 synthetic rows" in warnings[-1]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +300,7 @@ def test_summaries_known_from_elsewhere_are_used() -> None:
         (with_value(-np.inf), r"NaN or infinity in 1 of 40 rows \(first: 5\)"),
         (with_value(1e41), r"expected values up to 1e\+40, found larger ones in 1 of 40 rows \(first: 5\)"),
         (np.full((40, 6), np.nan), r"in 40 of 40 rows \(first: 0, 1, 2, 3, 4\)"),
+        (REAL * 1e-70, r"expected values above 1e-60, found 3.11e-70 at most; rescale"),
         (REAL[0], r"expected a 2-D array \(rows, features\), found shape \(6,\)"),
         (REAL[None], r"found shape \(1, 40, 6\)"),
         (REAL[:0], r"expected at least one row and one feature, found shape \(0, 6\)"),
@@ -205,7 +330,7 @@ def test_different_widths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (["fjd"], "Unknown metric 'fjd'. Did you mean 'fid'? The metrics are: fid, kid,"),
+        (["fjd"], "Unknown metric 'fjd'. Did you mean 'fid'? The metrics are: fid, "),
         (["zzzz"], "Unknown metric 'zzzz'. The metrics are: fid"),
         ({"precision": {"K": 3}}, "Unknown parameter of metric 'precision': 'K'."),
         ({"recall": {"kk": 3}}, "Did you mean 'k'? Its parameters are: k."),
@@ -223,7 +348,7 @@ def test_requests_are_refused_before_any_row_is_read(wanted: Any, message: str) 
 
 
 def test_all_is_exact_and_sides_are_keyword_only() -> None:
-    assert sorted(metrics.__all__) == metrics.__all__
+    assert sorted(metrics.__all__, key=lambda name: (not name.isupper(), name.islower(), name)) == metrics.__all__
     assert all(hasattr(metrics, name) for name in metrics.__all__)
     functions: list[Callable[..., object]] = [evaluate, *(metric.compare for metric in METRICS.values())]
     for function in functions:
@@ -231,6 +356,6 @@ def test_all_is_exact_and_sides_are_keyword_only() -> None:
         assert kinds["real"] is kinds["synth"] is inspect.Parameter.KEYWORD_ONLY
 
 
-def test_neither_torch_nor_prefect_is_imported() -> None:
-    code = "import sys, simet_cache.metrics; print(sorted({'torch', 'prefect'} & {*sys.modules}))"
+def test_prefect_is_not_imported() -> None:
+    code = "import sys, simet_cache.metrics; print(sorted({'prefect'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from simet_cache.metrics import Summarised, evaluate, fid, rows
+from simet_cache.metrics import Summarised, evaluate, fid, spectra
+from simet_cache.metrics.metric import Noise
 
 Floats = NDArray[np.float64]
 
@@ -101,14 +102,107 @@ def test_rotation_and_exchange_change_nothing() -> None:
     assert value(synth, real) == pytest.approx(value(real, synth), rel=1e-11)
 
 
-def test_the_factor_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = np.random.default_rng(7).standard_normal((101, 5)) + 1e6
-    factor = fid.summarise(features).factor
-    np.testing.assert_allclose(factor.T @ factor, np.cov(features, rowvar=False), rtol=1e-8, atol=1e-10)
-    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 15)
-    monkeypatch.setattr(fid, "blocks", lambda features, _rows: rows.blocks(features, 7))
-    blocked = fid.summarise(features).factor
-    np.testing.assert_allclose(blocked.T @ blocked, factor.T @ factor, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_the_factor_does_not_depend_on_the_blocks_or_on_an_offset(
+    offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = np.random.default_rng(7).standard_normal((101, 5))
+    expected = np.cov(features, rowvar=False)
+    moved = np.round(features, 6) + offset
+    whole = fid.summarise(moved).factor
+    np.testing.assert_allclose(whole.T @ whole, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(spectra, "BLOCK_ELEMENTS", 15)
+    blocked = fid.summarise(moved).factor
+    np.testing.assert_allclose(blocked.T @ blocked, whole.T @ whole, rtol=1e-12, atol=1e-14)
+    centred = np.cov(moved - np.round(offset), rowvar=False)
+    np.testing.assert_allclose(blocked.T @ blocked, centred, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 12), st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
+def test_order_rotation_and_scale(n: int, m: int, width: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    real, synth = rng.standard_normal((n, width)), 2 * rng.standard_normal((m, width)) + 0.5
+    turn, _ = np.linalg.qr(rng.standard_normal((width, width)))
+    expected = pytest.approx(value(real, synth), rel=1e-9)
+    assert value(rng.permutation(real) @ turn, rng.permutation(synth) @ turn) == expected
+    assert value(scale * real, scale * synth) / scale**2 == expected
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e38])
+def test_extreme_scales_lose_nothing(scale: float) -> None:
+    rng = np.random.default_rng(21)
+    real, synth = rng.standard_normal((50, 4)), 2 * rng.standard_normal((40, 4))
+    assert value(scale * real, scale * synth) == pytest.approx(scale**2 * value(real, synth), rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [2, 6, 12, 13, 14, 40])
+def test_the_factor_gives_the_covariance_and_the_mean(rows: int) -> None:
+    features = (np.random.default_rng(22).standard_normal((rows, 12)) + 3).astype(np.float32)
+    made = fid.summarise(features)
+    assert made.factor.shape == (min(rows - 1, 12), 12)
+    assert made.triangular == (rows > 12)
+    assert not made.triangular or (np.tril(made.factor, -1) == 0).all()
+    np.testing.assert_allclose(made.mean, features.astype(np.float64).mean(axis=0), rtol=1e-14)
+    covariance = np.cov(features.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(made.factor.T @ made.factor, covariance, rtol=1e-12, atol=1e-14)
+
+
+@pytest.fixture
+def slow_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The slow ways that are taken."""
+    taken: list[str] = []
+    for name in ("triangle", "singular_values"):
+        real = getattr(spectra, name)
+        monkeypatch.setattr(
+            spectra, name, lambda *args, name=name, real=real, **given: taken.append(name) or real(*args, **given)
+        )
+    return taken
+
+
+def test_well_conditioned_sets_go_the_fast_way(slow_ways: list[str]) -> None:
+    rng = np.random.default_rng(10)
+    value(rng.standard_normal((200, 20)), 2 * rng.standard_normal((150, 20)))
+    value(rng.standard_normal((20, 60)), 2 * rng.standard_normal((10, 60)))
+    assert slow_ways == []
+
+
+def test_singular_covariances_go_the_slow_way(slow_ways: list[str]) -> None:
+    rng = np.random.default_rng(11)
+    real, synth = rng.standard_normal((60, 8)), rng.standard_normal((50, 8))
+    real[:, 3] = real[:, 2]
+    value(real, synth)
+    assert set(slow_ways) == {"triangle", "singular_values"}
+
+
+@pytest.mark.parametrize("least", [1e-5, 1e-7])
+def test_nearly_singular_covariances_go_the_slow_way_and_keep_their_digits(least: float, slow_ways: list[str]) -> None:
+    rng = np.random.default_rng(12)
+    scales = np.array([1, 1, 1, least, least])
+    real, synth = rng.standard_normal((40, 5)) * scales, rng.standard_normal((30, 5)) * scales
+    assert abs(value(real, synth) - precise_fid(real, synth)) <= 1e-13
+    assert "singular_values" in slow_ways
+
+
+def test_first_rows_far_from_the_rest_are_centred_anew() -> None:
+    """About the common centre, their squares of 1e16 would leave no digit of a variance of 1."""
+    features = np.random.default_rng(13).standard_normal((90, 1))
+    features[:20] += 1e8
+    first, _ = fid.growing(features, [20, 90])
+    assert first.factor.item() ** 2 == pytest.approx(features[:20].var(ddof=1), rel=1e-6)
+
+
+@pytest.mark.parametrize("trailing", [1, 3])
+def test_growing_sets_are_those_of_their_first_rows(trailing: int, slow_ways: list[str]) -> None:
+    rng = np.random.default_rng(14)
+    features, order = rng.standard_normal((90, 6)).astype(np.float32), rng.permutation(90)
+    features[:, :trailing] *= 1e-9 if trailing == 3 else 1
+    sizes = [2, 6, 7, 25, 40, 90]
+    for size, made in zip(sizes, fid.growing(features, sizes, order=order), strict=True):
+        alone = fid.summarise(features[order[:size]])
+        np.testing.assert_allclose(made.mean, alone.mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(made.factor.T @ made.factor, alone.factor.T @ alone.factor, rtol=1e-9, atol=1e-12)
+    assert ("triangle" in slow_ways) == (trailing == 3)
 
 
 def test_constant_features_count_with_their_means_alone() -> None:
@@ -120,10 +214,10 @@ def test_constant_features_count_with_their_means_alone() -> None:
 def test_fewer_rows_than_features_carry_a_warning_that_names_the_side() -> None:
     rng = np.random.default_rng(8)
     few, many = rng.standard_normal((9, 10)), rng.standard_normal((10, 10))
-    assert evaluate(real=many, synth=many, metrics=["fid"])["fid"].warnings == ()
+    assert evaluate(real=many, synth=many + 1, metrics=["fid"])["fid"].warnings == ()
     (warning,) = evaluate(real=many, synth=few, metrics=["fid"])["fid"].warnings
     assert warning.startswith("biased upward: synth has 9 rows for 10 features")
-    (both,) = evaluate(real=few, synth=few, metrics=["fid"])["fid"].warnings
+    (both,) = evaluate(real=few, synth=few + 1, metrics=["fid"])["fid"].warnings
     assert "real has 9 and synth has 9" in both
 
 
@@ -132,3 +226,118 @@ def test_the_two_functions_work_without_evaluate() -> None:
     real, synth = rng.standard_normal((30, 4)), rng.standard_normal((20, 4))
     sides = [Summarised(features, fid.summarise(features)) for features in (real, synth)]
     assert fid.compare(real=sides[0], synth=sides[1]).value == value(real, synth)
+
+
+def true_distance(shift: Floats, real: Floats, synth: Floats) -> float:
+    """Of two Gaussians, from the factors of their covariances."""
+    shared = np.linalg.svd(real @ synth.T, compute_uv=False).sum()
+    return float(shift @ shift + (real**2).sum() + (synth**2).sum() - 2 * shared)
+
+
+def sides(real: Floats, synth: Floats) -> dict[str, Summarised[fid.Gaussian]]:
+    return {name: Summarised(rows, fid.summarise(rows)) for name, rows in (("real", real), ("synth", synth))}
+
+
+def noise(real: Floats, synth: Floats) -> Noise:
+    made = fid.noise(**sides(real, synth))
+    assert isinstance(made, Noise)
+    return made
+
+
+def test_the_influence_is_what_a_row_s_weight_does() -> None:
+    """Against the derivative of the distance by one row's weight, by finite differences of weighted moments."""
+    rng = np.random.default_rng(15)
+    real, synth = rng.exponential(size=(60, 3)), rng.standard_normal((50, 3)) * [1, 2, 0.5]
+    step = 1e-5
+
+    def weighted(rows: Floats, row: int, change: float) -> fid.Gaussian:
+        weights = np.full(len(rows), (1 - change) / len(rows))
+        weights[row] += change
+        centre = weights @ rows
+        centred = rows - centre
+        return fid.Gaussian(centre, np.linalg.cholesky(centred.T @ (centred * weights[:, None])).T)
+
+    plain = weighted(real, 0, 0.0), weighted(synth, 0, 0.0)
+    found = fid.sides_of(fid.Pair(*plain), real, synth)
+    assert not isinstance(found, str)
+    for row in (0, 7, 31):
+        up, down = (fid.Pair(weighted(real, row, change), plain[1]).distance for change in (step, -step))
+        assert found[0].influence[row] == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-6)
+        up, down = (fid.Pair(plain[0], weighted(synth, row, change)).distance for change in (step, -step))
+        assert found[1].influence[row] == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("skewed", "gap"), [(False, 0.0), (False, 0.4), (True, 0.4)])
+def test_intervals_about_the_value_less_its_bias_hold_the_true_distance(skewed: bool, gap: float) -> None:
+    """At least 95% give or take three standard errors; near equality more, as the noise is skewed there.
+
+    Without the bias taken off, not one of them would hold the truth for equal distributions.
+    """
+    rng = np.random.default_rng(16)
+    width, rows, repetitions = 12, 600, 150
+    first = np.eye(width) + rng.standard_normal((width, width)) / 4
+    second = first @ (np.eye(width) + gap * rng.standard_normal((width, width)) / 4)
+    truth = true_distance(np.full(width, gap / 2), first, second)
+    held, raw, values, variances = 0, 0, [], []
+    for _ in range(repetitions):
+        draws = (rng.exponential(size=(2, rows, width)) - 1) if skewed else rng.standard_normal((2, rows, width))
+        real, synth = draws[0] @ first, draws[1] @ second + gap / 2
+        found, made = value(real, synth), noise(real, synth)
+        reach = 1.96 * np.sqrt(made.variance)
+        held += abs(found - made.bias - truth) <= reach
+        raw += abs(found - truth) <= reach
+        values.append(found)
+        variances.append(made.variance)
+    assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(values), rel=0.25)
+    assert 0.9 <= held / repetitions <= (0.99 if gap else 1.0)
+    if not gap:
+        assert raw == 0
+
+
+def test_the_standard_error_is_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(17)
+    real, synth = rng.standard_normal((800, 5)) ** 2, rng.standard_normal((700, 5)) + 1
+    again = [value(real[rng.integers(0, 800, 800)], synth[rng.integers(0, 700, 700)]) for _ in range(200)]
+    assert np.sqrt(noise(real, synth).variance) == pytest.approx(np.std(again), rel=0.15)
+    centre = 2 * value(real, synth) - np.mean(again)  # the reflected bootstrap's
+    assert value(real, synth) - noise(real, synth).bias == pytest.approx(centre, abs=0.3 * np.std(again))
+
+
+def test_rows_that_are_looked_at_are_few_and_do_not_change_the_noise_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(18)
+    real, synth = rng.standard_normal((3000, 4)), 1.5 * rng.standard_normal((2500, 4))
+    few = noise(real, synth)
+    assert len(few.shared) == 1000
+    assert few.count == 3000
+    assert few.shared.mean() == pytest.approx(0, abs=1e-12)
+    monkeypatch.setattr(fid, "INFLUENCE_ROWS", 10**6)
+    assert np.sqrt(few.variance) == pytest.approx(np.sqrt(noise(real, synth).variance), rel=0.1)
+
+
+def test_noise_and_value_share_the_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(19)
+    both = sides(rng.standard_normal((90, 6)), 2 * rng.standard_normal((80, 6)))
+    alone = fid.compare(**both).value
+    joint = fid.join(**both)
+    monkeypatch.delattr(spectra, "eigenvalues")
+    fid.noise(**both, joint=joint)
+    assert fid.compare(**both, joint=joint).value == pytest.approx(alone, rel=1e-12)
+
+
+def test_the_value_alone_needs_no_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(spectra, "eigenvectors")
+    rng = np.random.default_rng(20)
+    assert value(rng.standard_normal((90, 6)), rng.standard_normal((80, 6))) > 0
+
+
+@pytest.mark.parametrize(
+    ("real", "synth", "why"),
+    [
+        (np.eye(6, 6), np.eye(9, 6) * 2, "expected more rows than the 6 features on both sides, found 6 and 9"),
+        (np.arange(40.0).reshape(20, 2) ** 2, np.ones((9, 2)), "too near to singular"),
+    ],
+)
+def test_no_noise_without_inverse_covariances(real: Floats, synth: Floats, why: str) -> None:
+    made = fid.noise(**sides(real, synth))
+    assert isinstance(made, str)
+    assert why in made

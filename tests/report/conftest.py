@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
-from simet_cache.metrics import METRICS, MetricValue
+from simet_cache.metrics import METRICS, Interval, MetricValue
+from simet_cache.metrics.metric import Noise
 from simet_cache.report.results import DatasetResult, EvaluationResults
 from simet_cache.restraints import Verdict
 from simet_cache.store import FeatureSet
@@ -21,7 +23,14 @@ def handle(letter: str, rows: int = 100) -> FeatureSet:
     return FeatureSet(letter * 32, f"cache/{letter}.pkl", (rows, 2048), "float32", letter * 32)
 
 
-def value(metric: str, number: float, warnings: tuple[str, ...] = ()) -> MetricValue:
+def value(
+    metric: str, number: float, warnings: tuple[str, ...] = (), error: float | None = None, classes: Any = None
+) -> MetricValue:
+    """A value; with the standard ``error`` that sets of their own would give it, and with values of classes."""
+    interval = noise = None
+    if error is not None:
+        interval = Interval(number - 2 * error, number + 2.5 * error, 0.95, "made up", error)
+        noise = Noise(np.zeros(100), 100, error**2)
     return MetricValue(
         value=number,
         metric=metric,
@@ -32,12 +41,23 @@ def value(metric: str, number: float, warnings: tuple[str, ...] = ()) -> MetricV
         n_synth=50,
         width=2048,
         warnings=warnings,
+        interval=interval,
+        noise=noise,
+        per_class={label: value(metric, of_class) for label, of_class in (classes or {}).items()},
     )
+
+
+def more(number: Any) -> dict[str, Any]:
+    return number if isinstance(number, dict) else {"number": number}
 
 
 @pytest.fixture
 def results() -> Results:
-    """Make results of ``{dataset: {metric: number}}``; an error in place of the numbers fails the dataset."""
+    """Make results of ``{dataset: {metric: number}}``.
+
+    An error in place of the numbers fails the dataset, and one in place of a number the metric; a dict in place of a
+    number holds more about the value.
+    """
 
     def make(
         datasets: Mapping[str, Any],
@@ -48,6 +68,7 @@ def results() -> Results:
         skipped: tuple[dict[str, str], ...] = (),
         warnings: tuple[str, ...] = (),
         metrics: tuple[str, ...] = ("fid", "precision"),
+        level: float | None = None,
     ) -> EvaluationResults:
         found = tuple(
             DatasetResult(name, suffix, error=numbers)
@@ -60,7 +81,12 @@ def results() -> Results:
                 extraction_seconds=1.5,
                 images_per_second=33.3,
                 skipped=skipped,
-                values={metric: value(metric, number, warnings) for metric, number in numbers.items()},
+                values={
+                    metric: value(metric, **({"warnings": warnings} | more(number)))
+                    for metric, number in numbers.items()
+                    if not isinstance(number, str)
+                },
+                failures={metric: reason for metric, reason in numbers.items() if isinstance(reason, str)},
                 metrics_seconds=0.25,
             )
             for name, numbers in datasets.items()
@@ -69,7 +95,8 @@ def results() -> Results:
             reference=DatasetResult(reference, suffix, features=handle("a"), cached=True, extraction_seconds=2.5),
             datasets=found,
             verdicts=verdicts,
-            config={"metrics": {metric: {} for metric in metrics}, "extractor": {"seed": 3}},
+            config={"metrics": {metric: {} for metric in metrics}, "extractor": {"seed": 3}}
+            | ({"intervals": {"level": level, "seed": 0}} if level else {}),
             versions={"torch": "2.9"},
             platform="Linux",
             started_at="2025-01-01T00:00:00+00:00",

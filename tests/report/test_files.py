@@ -90,9 +90,14 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
         "n_synth": 50,
         "width": 2048,
         "warnings": ["few rows"],
+        "details": {},
+        "interval": None,
+        "per_class": {},
     }
     assert precision["version"] >= 1
     assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
+    assert mine["failures"] == {}
+    assert data["rankings"]["fid"] == {"best": ["mine"], "best_less_others": {}}
 
 
 def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Results, tmp_path: Path) -> None:
@@ -115,7 +120,10 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
         "dataset": "mine",
         "metric": "fid",
         "label": "FID",
+        "class": "",
         "value": "3.0",
+        "low": "",
+        "high": "",
         "direction": "lower",
         "best": "True",
         "passed": "False",
@@ -124,6 +132,9 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
         "width": "2048",
         "version": "",
         "parameters": "{}",
+        "level": "",
+        "method": "",
+        "details": "",
         "suffix": "inception_v3",
         "key": "b" * 32,
         "reference_key": "a" * 32,
@@ -136,6 +147,41 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     assert precision["passed"] == ""  # no restraint is about it
     assert (failed["error"], failed["key"], failed["value"]) == ("no image", "", "")
     assert (cached["cached"], cached["best"]) == ("True", "False")
+
+
+def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_path: Path) -> None:
+    found = results(
+        {
+            "mine": {"fid": {"number": 3.0, "error": 0.5, "classes": {"cat": 2.0, "dog": 4.0}}, "precision": "no rows"},
+            "other": {"fid": {"number": 9.0, "error": 0.5}, "precision": 0.5},
+        },
+        level=0.95,
+    )
+    data, rows = written(found, tmp_path)
+    mine = data["datasets"][0]
+    assert mine["values"]["fid"]["interval"] == {
+        "low": 2.0,
+        "high": 4.25,
+        "level": 0.95,
+        "method": "made up",
+        "standard_error": 0.5,
+    }
+    assert {label: one["value"] for label, one in mine["values"]["fid"]["per_class"].items()} == {"cat": 2, "dog": 4}
+    assert "noise" not in mine["values"]["fid"]
+    assert mine["failures"] == {"precision": "no rows"}
+    assert data["passed"] is False
+    ranking = data["rankings"]["fid"]["best_less_others"]["other"]
+    assert (ranking["value"], ranking["separated"]) == (-6.0, True)
+    assert ranking["interval"]["low"] < -6 < ranking["interval"]["high"] < 0
+    assert [(row["dataset"], row["metric"], row["class"], row["value"], row["error"]) for row in rows] == [
+        ("mine", "precision", "", "", "no rows"),
+        ("mine", "fid", "", "3.0", ""),
+        ("mine", "fid", "cat", "2.0", ""),
+        ("mine", "fid", "dog", "4.0", ""),
+        ("other", "fid", "", "9.0", ""),
+        ("other", "precision", "", "0.5", ""),
+    ]
+    assert [rows[1][name] for name in ("low", "high", "level", "method")] == ["2.0", "4.25", "0.95", "made up"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,26 @@ def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(results: Result
     assert results({"a": "no image"}).best("fid") == set()
 
 
+def test_the_best_of_a_classifier_is_the_one_it_cannot_tell(results: Results) -> None:
+    found = results({"a": {"roc_auc": 0.9}, "b": {"roc_auc": 0.55}, "c": {"roc_auc": 0.4}}, metrics=("roc_auc",))
+    assert found.best("roc_auc") == {"b"}
+
+
+def test_a_metric_that_failed_leaves_the_dataset_unmeasured(results: Results) -> None:
+    found = results({"a": {"fid": 1.0, "precision": "one row"}})
+    assert (found.passed, found.summary) == (False, "0 of 1 datasets measured")
+
+
+def test_a_ranking_is_separated_where_the_difference_is_larger_than_its_noise(results: Results) -> None:
+    sets = {"a": (1.0, 0.1), "near": (1.2, 0.1), "far": (2.0, 0.1)}
+    found = results({name: {"fid": {"number": n, "error": e}} for name, (n, e) in sets.items()}, level=0.95)
+    differences = found.differences("fid")
+    assert {name: one.better for name, one in differences.items()} == {"near": None, "far": "first"}
+    assert differences["far"].value == -1.0
+    assert results({"a": {"fid": 1.0}, "b": {"fid": 2.0}}, level=0.95).differences("fid") == {}
+    assert results({"a": {"fid": {"number": 1.0, "error": 0.1}}}).differences("fid") == {}
+
+
 @pytest.mark.parametrize(
     ("suffix", "label"),
     [("inception_v3", "FID"), ("fid_inception", "FID"), ("resnet18_random0", "FD (resnet18_random0)")],

@@ -105,6 +105,40 @@ def test_a_pipe_is_as_wide_as_the_results(results: Results, monkeypatch: pytest.
     assert f"reference: {name}, 100 images" in text
 
 
+def test_intervals_and_what_they_leave_open(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results(
+        {
+            "a": {"fid": {"number": 1.0, "error": 0.1}},
+            "near": {"fid": {"number": 1.2, "error": 0.1}},
+            "far": {"fid": {"number": 2.0, "error": 0.1}},
+        },
+        metrics=("fid",),
+        level=0.95,
+    )
+    text = printed(monkeypatch, found)
+    assert [row(text, name)[2] for name in ("a ", "near", "far")] == ["1 ±0.25*", "1.2 ±0.25", "2 ±0.25"]
+    assert "FID: the best is not separated from near at 95%" in text
+
+
+def test_classes_are_told_by_their_best_and_worst(results: Results) -> None:
+    classes = {"cat": 0.5, "dog": 0.9, "eel": 0.1}
+    found = results({"a": {"precision": {"number": 0.5, "classes": classes}, "fid": {"number": 1, "classes": classes}}})
+    assert "a: precision per class: best 0.9 (dog), worst 0.1 (eel)" in notes(found)
+    assert "a: FID per class: best 0.1 (eel), worst 0.9 (dog)" in notes(found)
+
+
+def test_one_reason_for_many_metrics_is_told_once(results: Results) -> None:
+    found = results({"a": {"fid": "one row", "precision": "one row"}, "b": {"fid": 1.0, "precision": 0.5}})
+    assert notes(found) == ["a: no FID, precision: one row"]
+
+
+def test_one_warning_for_many_metrics_and_datasets_is_told_once(results: Results) -> None:
+    found = results({"a": {"fid": 1.0, "precision": 0.5}, "b": {"fid": 1.0, "precision": 0.5}}, warnings=("few rows",))
+    assert notes(found) == ["few rows (a, b)"]
+    found = results({"a": {"fid": 1.0}, "b": {"fid": 1.0, "precision": 0.5}}, warnings=("few rows",))
+    assert notes(found) == ["FID: few rows (a)", "few rows (b)"]
+
+
 def test_without_restraints_there_is_no_such_column(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(monkeypatch, results({"mine": {"fid": 3.0, "precision": 0.9}}))
     assert row(text, "dataset") == ["dataset", "images", "FID ↓", "precision ↑", "features"]

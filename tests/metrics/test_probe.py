@@ -1,0 +1,168 @@
+"""Probes trained on one set and tested on the other: directions, classes on one side alone, and their noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from simet_cache.errors import MetricError
+from simet_cache.metrics import MetricValue, Summarised, evaluate, logistic, probe
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+CENTRES = 3 * np.eye(4)
+
+
+def samples(rng: np.random.Generator, n: int, noise: float = 0.3, classes: int = 4) -> tuple[Floats, Labels]:
+    labels = np.arange(n) % classes
+    return CENTRES[labels] + noise * rng.standard_normal((n, 4)), labels
+
+
+def measured(real: tuple[Floats, Labels], synth: tuple[Floats, Labels], **parameters: int) -> dict[str, MetricValue]:
+    return evaluate(
+        real=real[0],
+        synth=synth[0],
+        metrics={"tstr": parameters, "trts": parameters},
+        real_labels=real[1],
+        synth_labels=synth[1],
+    )
+
+
+def test_clear_classes_are_learnt_from_either_side() -> None:
+    rng = np.random.default_rng(1)
+    found = measured(samples(rng, 80), samples(rng, 60))
+    for value in found.values():
+        assert value.value == 1.0
+        assert value.details == {"real_on_real": 1.0}
+        assert value.warnings == ()
+
+
+def test_tstr_misses_what_the_synthetic_set_does_not_show_and_trts_does_not() -> None:
+    """Class 1 is made where only a part of the real one lies: a probe of real rows knows it, but not the reverse."""
+    real = np.repeat([[0.0], [10.0], [-10.0]], 30, axis=0) + np.linspace(0, 1, 90)[:, None]
+    labels = np.repeat([0, 1, 1], 30)
+    synth, made = np.vstack([real[:30], real[30:60]]), np.repeat([0, 1], 30)
+    wide = np.hstack([real, real**2]), labels
+    found = measured(wide, (np.hstack([synth, synth**2]), made))
+    assert found["trts"].value == 1.0
+    assert found["tstr"].details["real_on_real"] > 0.9
+    swapped = measured((np.hstack([synth, synth**2]), made), wide)
+    assert swapped["tstr"].value == 1.0
+    assert found["tstr"].value == swapped["trts"].value
+
+
+def test_wrong_labels_of_the_synthetic_set_show() -> None:
+    rng = np.random.default_rng(2)
+    real, (rows, labels) = samples(rng, 80), samples(rng, 80)
+    found = measured(real, (rows, (labels + 1) % 4))
+    assert found["tstr"].value == 0.0
+    assert found["trts"].value == 0.0
+    assert found["tstr"].details["real_on_real"] == 1.0
+
+
+def test_numbers_and_texts_name_the_same_classes() -> None:
+    rng = np.random.default_rng(3)
+    real, (rows, labels) = samples(rng, 40), samples(rng, 40)
+    assert measured(real, (rows, labels.astype(str)))["tstr"].value == 1.0
+
+
+def test_classes_of_one_side_alone_are_named_and_not_tested() -> None:
+    rng = np.random.default_rng(4)
+    found = measured(samples(rng, 80), samples(rng, 60, classes=3))
+    assert found["tstr"].value == 1.0
+    assert found["tstr"].warnings == ("class 3 in real and not in synth: its rows are not tested",)
+    assert found["trts"].warnings == ("class 3 in real and not in synth: the probe knows it all the same",)
+
+
+def test_one_class_teaches_nothing() -> None:
+    rng = np.random.default_rng(5)
+    rows, labels = samples(rng, 40)
+    with pytest.raises(MetricError, match=r"synth: expected rows of at least two classes .* found only class 0"):
+        evaluate(real=rows, synth=rows, metrics=["tstr"], real_labels=labels, synth_labels=0 * labels)
+    with pytest.raises(MetricError, match="real: expected rows of at least two classes"):
+        evaluate(real=rows, synth=rows, metrics=["trts"], real_labels=0 * labels, synth_labels=labels)
+    alone = evaluate(real=rows, synth=rows, metrics=["tstr"], real_labels=0 * labels, synth_labels=labels)["tstr"]
+    assert 0 < alone.value <= 1
+    assert "real on real: too few rows to hold some out" in alone.warnings
+
+
+def test_no_class_in_common_is_an_error() -> None:
+    rng = np.random.default_rng(6)
+    rows, labels = samples(rng, 40)
+    with pytest.raises(MetricError, match="classes 0, 1, 2, 3 in synth and classes 10, 11, 12, 13 in real"):
+        measured((rows, labels + 10), (rows, labels))
+
+
+def test_two_rows_and_constant_features_have_values() -> None:
+    two = np.array([[0.0], [1.0]]), np.array([0, 1])
+    found = measured(two, two)
+    assert found["tstr"].value == found["trts"].value == 1.0
+    assert "real on real: too few rows to hold some out" in found["tstr"].warnings
+    constant = np.full((20, 3), 0.1), np.arange(20) % 2
+    assert measured(constant, constant)["tstr"].value == 0.5
+
+
+def test_scale_and_offset_change_nothing() -> None:
+    rng = np.random.default_rng(7)
+    (real, labels), (synth, made) = samples(rng, 80, noise=2), samples(rng, 80, noise=2)
+    plain = measured((real, labels), (synth, made))["tstr"].value
+    assert 0.3 < plain < 0.95
+    for scale, offset in ((1e-30, 0), (1e30, 0), (1, 1e8)):
+        moved = measured((real * scale + offset, labels), (synth * scale + offset, made))["tstr"]
+        assert moved.value == pytest.approx(plain, abs=0.02)
+
+
+def test_a_fifth_of_each_real_class_is_held_out_by_the_seed() -> None:
+    rng = np.random.default_rng(8)
+    rows, labels = samples(rng, 100, noise=3)
+    sides = {name: Summarised(rows, None, labels) for name in ("real", "synth")}
+    tested = [probe.join(**sides, seed=seed).among_real.rows for seed in (0, 0, 1)]
+    assert list(np.bincount(labels[tested[0]])) == [5, 5, 5, 5]
+    np.testing.assert_array_equal(tested[0], tested[1])
+    assert not np.array_equal(tested[0], tested[2])
+
+
+def test_both_metrics_share_their_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    trained: list[int] = []
+
+    def counted(rows, labels):
+        trained.append(len(rows))
+        return logistic.fitted(rows, labels)
+
+    monkeypatch.setattr(probe, "fitted", counted)
+    measured(samples(rng, 100), samples(rng, 60))
+    assert sorted(trained) == [60, 80, 100]
+
+
+def test_a_probe_that_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(10)
+    monkeypatch.setattr(logistic, "STEPS", 2)
+    found = measured(samples(rng, 80, noise=3), samples(rng, 60, noise=3))
+    assert found["tstr"].warnings == ("the probe was stopped before it had converged",)
+
+
+def test_noise_is_binomial_over_the_tested_rows() -> None:
+    rng = np.random.default_rng(11)
+    (real, labels), (synth, made) = samples(rng, 90, noise=2), samples(rng, 60, noise=2, classes=3)
+    sides = {"real": Summarised(real, None, labels), "synth": Summarised(synth, None, made)}
+    joint = probe.join(**sides, seed=0)
+    for compare, noise, tested in (
+        (probe.compare_tstr, probe.noise_tstr, int((labels < 3).sum())),
+        (probe.compare_trts, probe.noise_trts, 60),
+    ):
+        share = compare(**sides, joint=joint).value
+        assert noise(**sides, joint=joint).variance == pytest.approx(share * (1 - share) / tested, rel=0.03)
+    shared = probe.noise_tstr(**sides, joint=joint).shared
+    assert shared.shape == (90,)
+    assert not shared[labels == 3].any()
+    assert abs(shared.mean()) < 1e-12
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_a_seed_out_of_range_is_refused(seed) -> None:
+    rng = np.random.default_rng(12)
+    with pytest.raises(MetricError, match="expected a whole number"):
+        measured(samples(rng, 8), samples(rng, 8), seed=seed)
