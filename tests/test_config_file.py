@@ -17,8 +17,8 @@ from simet_cache.metrics import Intervals
 REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
 TOP_KEYS = (
-    "reference, datasets, cache_dir, output, extractor, metrics, intervals, per_class, restraints, on_bad_image, on_stale, verify,"
-    " fingerprint, remote, force_recompute"
+    "reference, datasets, cache_dir, output, extractor, metrics, intervals, per_class, restraints, on_bad_image,"
+    " on_stale, verify, fingerprint, remote, force_recompute"
 )
 
 Load = Callable[..., EvaluationConfig]

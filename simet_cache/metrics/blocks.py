@@ -1,4 +1,4 @@
-"""The noise of metrics of nearest neighbours, from disjoint parts of both sets.
+"""The noise of metrics of nearest neighbours and of probes, from disjoint parts of both sets.
 
 Rows are dealt to the parts without replacement: a row that is drawn twice is its own nearest neighbour. What such a
 metric counts about a row depends on the rows near it, so that the variance falls as 1/n, and the mean over B parts

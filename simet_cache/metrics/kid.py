@@ -6,7 +6,9 @@ variance.
 
 With rows moved to x = a + c and y = b + c, the kernel (x.y / D + 1)^3 is (a.b / D + A + B)^3, where A depends on x
 alone and B on y alone. Of its terms only those with the square and the cube of a.b need every pair. They are small, and
-may be read off float32 tiles; all others follow in float64 from sums over rows.
+may be read off float32 tiles; all others follow in float64 from sums over rows. Where the rounding of such sums could
+be felt (one row far from all others, or features so small that the kernel is hardly more than its constant), the kernel
+is computed pair by pair instead. Means are those of the kernel less 1, which changes no distance.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import Rows, Tensor, Tile, multiplied, opened, read_all
 
 SAMPLED = 512  # rows of a set, evenly spaced, on which the error of float32 and the kernel's variance are measured
-SMALL = 2**34  # products up to here are worth float64: kernels need it more than distances do
+SMALL = 2**32  # products up to here are float64: trying whether float32 would do takes as long
 TOLERANCE = 1e-6  # largest error of a mean that float32 may make, in standard errors of the value for equal sources
 LARGEST_TRIAL = 1 / 6  # of the rows: a thirty-sixth of the pairs
 PATCH = (256, 1024)  # of a tile: it stays in a processor's cache, and its float32 sums are short
 LARGEST_SQUARED = 1e150  # whose square is a float, and sums of such squares
+ROUNDING = 8 * sys.float_info.epsilon  # of sums of as many terms as there are, by blocks
+PAIRED_ROWS = 2048
+FELT = 1e-3  # of the value: rounding beyond it is told
 FEW_ROWS = 100  # below, the value is mostly noise
 
 
@@ -41,11 +46,13 @@ class Within:
         mean: Over all pairs of different rows.
         rows: Mean over each row's pairs with the others, shape (N,).
         spread: Standard deviation of the kernel beyond that of row means: what no single row has by itself.
+        rounding: How far the mean can be off.
     """
 
     mean: float
     rows: Floats
     spread: float
+    rounding: float
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,14 @@ class Across:
         real: Mean over each real row's pairs, shape (N,).
         synth: Mean over each synthetic row's pairs, shape (M,).
         spread: Standard deviation of the kernel beyond that of row means: what no single row has by itself.
+        rounding: How far the mean can be off.
     """
 
     mean: float
     real: Floats
     synth: Floats
     spread: float
+    rounding: float
 
 
 def summarise(features: Features, *, device: str = "cpu") -> Within:
@@ -89,7 +98,9 @@ def cross(*, real: Summarised[Any], synth: Summarised[Any]) -> Across:
 def compare(*, real: Summarised[Within], synth: Summarised[Within], joint: Across) -> Outcome:
     """Squared discrepancy; lower is better, 0 in expectation for equal distributions, so it can be negative."""
     value = real.summary.mean + synth.summary.mean - 2 * joint.mean
-    return Outcome(value, _warnings(real, synth, joint))
+    rounding = real.summary.rounding + synth.summary.rounding + 2 * joint.rounding
+    lost = (f"known to ±{rounding:.1g} only, for the rounding of its kernel's values; rescale the features",)
+    return Outcome(value, _warnings(real, synth, joint) + (lost if rounding > FELT * abs(value) else ()))
 
 
 def noise(*, real: Summarised[Within], synth: Summarised[Within], joint: Across) -> Noise | str:
@@ -261,14 +272,25 @@ class SelfReader:
 
     def results(self) -> list[Within]:
         """The same for everybody who asked."""
+        found = self._summed()
+        felt = found.rounding > TOLERANCE * self.spread / len(self.side.rows)
+        return [self._computed() if felt else found] * self.wanted
+
+    def _summed(self) -> Within:
         side, count = self.side, len(self.side.rows)
         varying, nonlinear = self.reduced.means(count - 1)
         zeroth, first, second = side.sums
         own = side.shift**2 @ side.rows.squared / side.unit
         linear = 6 * ((zeroth @ second + first @ first) / len(zeroth) - 2 * own)
         cubes = side.cubes(side.moments) - (2 * side.shift) ** 3
-        mean = nonlinear.mean() + (linear + cubes.sum()) / count / (count - 1)
-        return [Within(float(mean - self.excess), varying + cubes / (count - 1), self.spread)] * self.wanted
+        mean = nonlinear.mean() + (linear + cubes.sum()) / count / (count - 1) - self.excess
+        rounding = rounding_of(side, side) / count / (count - 1)
+        return Within(float(mean) - 1, varying + cubes / (count - 1) - 1, self.spread, rounding)
+
+    def _computed(self) -> Within:
+        by_row, _, rounding = pair_by_pair(self.side, self.side)
+        pairs = len(by_row) * (len(by_row) - 1)
+        return Within(float(by_row.sum()) / pairs, by_row / (len(by_row) - 1), self.spread, rounding / pairs)
 
 
 class CrossReader:
@@ -292,14 +314,54 @@ class CrossReader:
 
     def results(self) -> list[Across]:
         """The same for everybody who asked."""
+        found = self._summed()
+        felt = found.rounding > TOLERANCE * self.spread / np.sqrt(len(self.left.rows) * len(self.right.rows))
+        return [self._computed() if felt else found] * self.wanted
+
+    def _summed(self) -> Across:
         left, right = self.left, self.right
         n, m = len(left.rows), len(right.rows)
         by_row, nonlinear = self.by_row.means(m)
         by_column, _ = self.by_column.means(n)
         rows, columns = left.cubes(right.moments) / m, right.cubes(left.moments) / n
         linear = 3 * (left.sums[2] @ right.sums[0] + 2 * left.sums[1] @ right.sums[1] + left.sums[0] @ right.sums[2])
-        mean = nonlinear.mean() + linear / left.sums.shape[1] / n / m + rows.mean()
-        return [Across(float(mean - self.excess), by_row + rows, by_column + columns, self.spread)] * self.wanted
+        mean = nonlinear.mean() + linear / left.sums.shape[1] / n / m + rows.mean() - self.excess
+        rounding = rounding_of(left, right) / n / m
+        return Across(float(mean) - 1, by_row + rows - 1, by_column + columns - 1, self.spread, rounding)
+
+    def _computed(self) -> Across:
+        by_row, by_column, rounding = pair_by_pair(self.left, self.right)
+        n, m = len(by_row), len(by_column)
+        return Across(float(by_row.sum()) / n / m, by_row / m, by_column / n, self.spread, rounding / n / m)
+
+
+def rounding_of(left: Side, right: Side) -> float:
+    """How far the kernel's sum over all pairs can be off when it is put together from sums over rows."""
+    reaches = [abs(side.shift) + side.rows.squared / side.unit for side in (left, right)]
+    one, other = (np.array([float((reach**power).sum()) for power in range(4)]) for reach in reaches)
+    return ROUNDING * float(one[0] * other[3] + 3 * one[1] * other[2] + 3 * one[2] * other[1] + one[3] * other[0])
+
+
+def pair_by_pair(left: Side, right: Side) -> tuple[Floats, Floats, float]:
+    """Sums of the kernel less 1 over each row's pairs, each column's, and how far their total can be off.
+
+    Args:
+        left: A set.
+        right: Another one, or the same object for the pairs of different rows within one set.
+    """
+    width = int(left.rows.features.shape[1])
+    by_row, by_column, reach = np.zeros(len(left.rows)), np.zeros(len(right.rows)), 0.0
+    for down in slices(len(left.rows), PAIRED_ROWS):
+        rows = left.rows.features[down].astype(np.float64)
+        for across in slices(len(right.rows), PAIRED_ROWS):
+            base = rows @ right.rows.features[across].astype(np.float64).T / width
+            values = ((base + 3) * base + 3) * base
+            if left is right and down == across:
+                np.fill_diagonal(values, 0.0)
+            by_row[down] += values.sum(axis=1)
+            by_column[across] += values.sum(axis=0)
+            reach += float(abs(values).sum())
+    return by_row, by_column, ROUNDING * reach
 
 
 def tried(left: Side, right: Side) -> Trial:

@@ -339,6 +339,20 @@ def test_what_is_known_of_the_whole_replaces_what_the_parts_know_of_themselves(
     assert noise.variance == pytest.approx(variance * spread)
 
 
+def test_what_is_known_row_by_row_stays_so_and_the_training_set_is_added() -> None:
+    shared = np.random.default_rng(0).standard_normal(200)
+    known = Noise(shared, 200, own=0.0)
+    found = np.linspace(-1.0, 1.0, BLOCKS)
+    spread = found.var(ddof=1) / BLOCKS
+    parts = [value(Noise(NONE, 1, own=0.4 * spread * BLOCKS), share) for share in found]
+    noise = from_parts(value(known, 0.0), parts)
+    assert noise.shared is shared  # pairs are those of the rows
+    assert noise.own == pytest.approx(0.6 * spread)
+    assert noise.freedom == pytest.approx((BLOCKS - 1) * max(noise.variance / spread, 1.0) ** 2)
+    steady = from_parts(value(known, 0.0), [value(Noise(NONE, 1, own=1.0), 0.5)] * BLOCKS)
+    assert (steady.own, steady.freedom) == (0.0, np.inf)
+
+
 def test_parts_that_all_agree_leave_what_is_known_of_the_whole() -> None:
     parts = [value(Noise(NONE, 1, own=1.0), 5.0)] * BLOCKS
     assert from_parts(value(Noise(NONE, 1, own=0.1), 0.0), parts).variance == pytest.approx(0.1)

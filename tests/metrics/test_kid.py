@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -26,7 +27,8 @@ def kernel(left: Floats, right: Floats) -> Floats:
 
 def within(rows: Floats) -> Floats:
     gram = kernel(rows, rows)
-    return np.asarray((gram.sum(axis=1) - np.diag(gram)) / (len(rows) - 1))
+    np.fill_diagonal(gram, 0.0)
+    return np.asarray(gram.sum(axis=1) / (len(rows) - 1))
 
 
 def by_definition(real: Floats, synth: Floats) -> float:
@@ -54,9 +56,10 @@ def test_tiles_of_any_size_give_the_definition(n: int, m: int, width: int, tile:
         patch.setattr(tiles, "TILE_COLUMNS", 2 * tile + 1)
         patch.setattr(kid, "PATCH", (tile, 3))
         found = parts(real, synth)
-        np.testing.assert_allclose(found["real"].summary.rows, within(real), rtol=1e-11, atol=1e-11)
-        np.testing.assert_allclose(found["joint"].real, kernel(real, synth).mean(axis=1), rtol=1e-11, atol=1e-11)
-        np.testing.assert_allclose(found["joint"].synth, kernel(real, synth).mean(axis=0), rtol=1e-11, atol=1e-11)
+        whole = kernel(real, synth) - 1
+        np.testing.assert_allclose(found["real"].summary.rows, within(real) - 1, rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(found["joint"].real, whole.mean(axis=1), rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(found["joint"].synth, whole.mean(axis=0), rtol=1e-11, atol=1e-11)
         assert kid.compare(**found).value == pytest.approx(by_definition(real, synth), rel=1e-9, abs=1e-11)
 
 
@@ -96,7 +99,7 @@ def test_float32_is_chosen_where_it_is_good_enough(monkeypatch: pytest.MonkeyPat
     assert not wide(good)
     assert wide(bad)
     assert wide(np.ones((800, 4)))
-    monkeypatch.setattr(kid, "SMALL", 2**34)
+    monkeypatch.setattr(kid, "SMALL", 2**32)
     assert wide(good)
 
 
@@ -157,6 +160,37 @@ def test_constant_features_have_defined_values() -> None:
     real, synth = np.full((5, 3), 1.0), np.full((4, 3), 2.0)
     assert value(real, real) == pytest.approx(0.0, abs=1e-12)
     assert value(real, synth) == pytest.approx(2.0**3 + 5.0**3 - 2 * 3.0**3)
+
+
+@pytest.mark.parametrize("side", ["real", "synth"])
+@pytest.mark.parametrize("length", [1e3, 1e5, 1e8])
+@pytest.mark.parametrize("name", ["kid", "kid_subsets"])
+def test_one_row_far_from_all_others_costs_no_digits(name: str, length: float, side: str) -> None:
+    rng = np.random.default_rng(7)
+    sets = {"real": np.maximum(rng.standard_normal((41, 12)), 0), "synth": np.maximum(rng.standard_normal((41, 12)), 0)}
+    sets[side][-1] = length * rng.standard_normal(12)
+    metrics: dict[str, dict[str, int]] = {"kid": {}, "kid_subsets": {"subsets": 2, "subset_size": 41}}
+    found = evaluate(**sets, metrics={name: metrics[name]})[name].value
+    assert found == pytest.approx(by_definition(**sets), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-9, 1e-30])
+def test_small_features_are_told_apart_beside_the_kernels_constant(scale: float) -> None:
+    rng = np.random.default_rng(8)
+    real, synth = rng.standard_normal((50, 6)) + 1, rng.standard_normal((40, 6)) + 2
+    cross, own, other = (left @ right.T / 6 for left, right in ((real, synth), (real, real), (synth, synth)))
+    linear = 3 * (  # the kernel less 1 of so small features, but for terms of the fourth order
+        (own.sum() - np.trace(own)) / 50 / 49 + (other.sum() - np.trace(other)) / 40 / 39 - 2 * cross.mean()
+    )
+    assert value(real * scale, synth * scale) == pytest.approx(linear * scale**2, rel=max(20 * scale**2, 1e-10))
+
+
+def test_values_below_the_rounding_of_their_kernel_say_so() -> None:
+    rng = np.random.default_rng(9)
+    real, synth = rng.standard_normal((200, 6)) + 1e7, rng.standard_normal((200, 6)) + 1e7
+    (warning,) = evaluate(real=real, synth=synth, metrics=["kid"])["kid"].warnings
+    assert re.fullmatch(r"known to ±\S+ only, for the rounding of its kernel's values; rescale the features", warning)
+    assert evaluate(real=real - 1e7, synth=synth - 1e7, metrics=["kid"])["kid"].warnings == ()
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 3), (3, 2), (4, 4)])

@@ -95,11 +95,12 @@ def two_sets(make: Maker) -> tuple[Floats, Floats]:
 @pytest.fixture(params=["float64", "float32", "small tiles", "strips", "dense", "single decisions"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each way that a pass can take; all but the first on float32 tiles."""
+    small = [(tiles, "SMALL", 0), (tiles, "TILE_ROWS", 13), (tiles, "TILE_COLUMNS", 32)]
     changes: dict[str, list[tuple[object, str, int]]] = {
         "float64": [],
         "float32": [(tiles, "SMALL", 0)],
-        "small tiles": [(tiles, "SMALL", 0), (tiles, "TILE_ROWS", 13), (tiles, "TILE_COLUMNS", 32)],
-        "strips": [(tiles, "SMALL", 0), (neighbours, "LISTED", 50), (neighbours, "STRIP", 4)],
+        "small tiles": small,
+        "strips": [*small, (neighbours, "LISTED", 50), (neighbours, "STRIP", 4)],
         "dense": [(tiles, "SMALL", 0), (tiles, "TILE_ROWS", 40), (neighbours, "SPARSE", 10**9)],
         "single decisions": [(tiles, "SMALL", 0), (neighbours, "OPEN", 1), (pairs, "MANY_PAIRS", 1)],
     }

@@ -103,7 +103,7 @@ def test_rows_read_as_float32_count_as_in_float64(theirs: Distance) -> None:
     assert ours(real, synth) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e9])
 def test_agrees_with_fifty_digits(scale: float) -> None:
     """Of different sizes too, which no peer takes at once."""
     real, synth = rectified(40, 8)
