@@ -210,10 +210,10 @@ def _values(
     for name, parameters in requests.items():
         metric, arguments = METRICS[name], _arguments(name, parameters, real, synth, joints)
         try:
-            outcome = metric.compare(**arguments, **named(metric.compare, parameters))
             noise: Noise | str | None = None
-            if intervals is not None and metric.noise is not None:
+            if intervals is not None and metric.noise is not None:  # first: what it finds may give the value, too
                 noise = metric.noise(**arguments, **named(metric.noise, {"seed": intervals.seed, **parameters}))
+            outcome = metric.compare(**arguments, **named(metric.compare, parameters))
         except np.linalg.LinAlgError as error:
             raise MetricError(f"metric '{name}': {error}") from error
         if not math.isfinite(outcome.value):

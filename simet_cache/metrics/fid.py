@@ -25,10 +25,12 @@ from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks, mean
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
-INFLUENCE_ROWS = 1024  # of either set; a standard error from so many rows is off by three percent
+INFLUENCE_ROWS = 512  # of either set; a standard error from so many rows is off by some four percent
 CURVATURE_ROWS = 256  # of these
 NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
 SMALL = 1e-9  # the same relative to the distance itself
+SMALL_OF_MANY = 1e-7  # where the exact way would take as long as all the rest
+MANY = 1024  # singular values
 RESOLVED = 1e-6  # singular values of P below this share of the largest have no reliable direction
 
 
@@ -111,7 +113,8 @@ def _of_moments(centre: Floats, total: Floats, products: Floats, rows: int, devi
     spread = np.diagonal(products)
     if (rows * offset**2 > spread / 2).any():  # the centre lies outside of the rows: differences would cancel
         return None
-    factor = spectra.cholesky_factor((products - np.outer(total, offset)) / (rows - 1), device=device)
+    covariance = spectra.less_outer(products, total, rows) / (rows - 1)
+    factor = spectra.cholesky_factor(covariance, device=device)
     return None if factor is None else Gaussian(centre + offset, factor)
 
 
@@ -134,14 +137,14 @@ class Pair:
     @cached_property
     def product(self) -> Floats:
         """P = Fr Fs^T."""
-        first, second = self.real.factor, self.synth.factor.T
-        times = spectra.triangle_times if self.real.triangular else spectra.product
-        return times(first, second, device=self.device)
+        if self.synth.triangular:
+            return spectra.times_triangle(self.real.factor, self.synth.factor, device=self.device)
+        return spectra.product(self.real.factor, self.synth.factor.T, device=self.device)
 
     @cached_property
     def traces(self) -> tuple[float, float]:
         """Total variance of each side."""
-        return float(np.vdot(self.real.factor, self.real.factor)), float(np.vdot(self.synth.factor, self.synth.factor))
+        return float(np.square(self.real.factor).sum()), float(np.square(self.synth.factor).sum())
 
     @cached_property
     def gram(self) -> Floats:
@@ -159,7 +162,8 @@ class Pair:
         known = vars(self).get("spectrum")  # the noise needs it: asked for before the distance, it serves both
         squares = spectra.eigenvalues(self.gram, device=self.device) if known is None else known[0]
         values, error = spectra.roots(squares)
-        if 2 * error <= max(NEGLIGIBLE * sum(self.traces), SMALL * self.distance_by(values)):
+        small = SMALL if len(values) < MANY else SMALL_OF_MANY
+        if 2 * error <= max(NEGLIGIBLE * sum(self.traces), small * self.distance_by(values)):
             return values
         return spectra.singular_values(self.product, device=self.device)
 
@@ -288,7 +292,10 @@ def sides_of(pair: Pair, real: Features, synth: Features) -> tuple[Side, Side] |
         spectra.product(spectra.divided(rows[0], factor, device=device), vectors * root, device=device),
         spectra.product(spectra.product(rows[1], factor.T, device=device), vectors / root, device=device),
     )
-    return _side(rows[0], mapped[0], shift, values), _side(rows[1], mapped[1], -shift, values)
+    return (
+        _side(rows[0], mapped[0], shift, values, device),
+        _side(rows[1], mapped[1], -shift, values, device),
+    )
 
 
 def _some(features: Features, centre: Floats) -> Floats:
@@ -296,16 +303,17 @@ def _some(features: Features, centre: Floats) -> Floats:
     return np.subtract(features[:: -(-len(features) // INFLUENCE_ROWS)], centre, dtype=np.float64)
 
 
-def _side(rows: Floats, mapped: Floats, shift: Floats, values: Floats) -> Side:
+def _side(rows: Floats, mapped: Floats, shift: Floats, values: Floats, device: str) -> Side:
     """What rows do, given also their coordinates in a basis in which P is diagonal, where the variances are ``values``.
 
     The coordinates' squares add up to the quadratic form of the optimal map to the other side.
     """
     squares = mapped**2
     lengths = np.einsum("nd,nd->n", rows, rows)
-    raw = 2 * rows @ shift + lengths - squares.sum(axis=1)
+    raw = 2 * np.einsum("nd,d->n", rows, shift) + lengths - squares.sum(axis=1)
     few = squares[:: -(-len(squares) // CURVATURE_ROWS)]
-    fourth = np.vdot(few @ (1 / np.add.outer(values, values)), few) / len(few)
+    weighted = spectra.product(few, 1 / np.add.outer(values, values), device=device)
+    fourth = (weighted * few).sum() / len(few)
     return Side(raw - raw.mean(), float(lengths.mean() + (fourth - values.sum() / 2) / 2))
 
 

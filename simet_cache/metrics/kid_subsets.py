@@ -20,7 +20,7 @@ from simet_cache.errors import MetricError
 from simet_cache.metrics import kid
 from simet_cache.metrics.metric import Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, slices
-from simet_cache.metrics.tiles import PREPARED_ROWS, Tile, multiplied, opened, read_all
+from simet_cache.metrics.tiles import PREPARED_ROWS, Tile, opened, read_all
 
 SMALLEST = 2  # rows of a subset
 
@@ -78,17 +78,12 @@ def values_of(
     if alone < (len(real) + len(synth)) ** 2:
         return np.array([_alone(real[np.sort(i)], synth[np.sort(j)], device) for i, j in drawn])
     left, right = (kid.Side.of(rows) for rows in opened(real, synth, device=device))
-    if _rounding_is_felt(left, right, min(len(i) for i, _ in drawn)):
-        return np.array([_alone(real[np.sort(i)], synth[np.sort(j)], device) for i, j in drawn])
     of_left, of_right = (_Members(side, [pair[which] for pair in drawn]) for which, side in enumerate((left, right)))
-    return np.asarray(_means(of_left, of_left) + _means(of_right, of_right) - 2 * _means(of_left, of_right))
-
-
-def _rounding_is_felt(left: kid.Side, right: kid.Side, size: int) -> bool:
-    """Whether sums of rows are so large that the kernel is better computed pair by pair (see ``kid``)."""
-    pairs = ((one, other) for one in (left, right) for other in (left, right))
-    rounding = sum(kid.rounding_of(one, other) / len(one.rows) / len(other.rows) for one, other in pairs)
-    return bool(rounding > kid.TOLERANCE * kid.tried(left, right).spread / size)
+    readers = [_Reader(of_left, of_left), _Reader(of_right, of_right), _Reader(of_left, of_right)]
+    if any(reader.rounding_is_felt() for reader in readers):
+        return np.array([_alone(real[np.sort(i)], synth[np.sort(j)], device) for i, j in drawn])
+    within_left, within_right, across = map(_means, readers)
+    return np.asarray(within_left + within_right - 2 * across)
 
 
 def _alone(real: Features, synth: Features, device: str) -> float:
@@ -122,9 +117,9 @@ class _Members:
             self.sums += (weights.reshape(-1, weights.shape[2]) @ rows.moved(part)).reshape(self.sums.shape)
 
 
-def _means(left: _Members, right: _Members) -> Floats:
+def _means(reader: _Reader) -> Floats:
     """The mean kernel of each pair of subsets, or within each of them when both are the same object."""
-    reader = _Reader(left, right)
+    left, right = reader.left, reader.right
     read_all(left.side.rows, right.side.rows, [reader])
     width = left.sums.shape[2]
     linear = np.zeros(len(left.counts))
@@ -147,8 +142,14 @@ class _Reader:
     def __init__(self, left: _Members, right: _Members) -> None:
         self.left, self.right = left, right
         trial = kid.tried(left.side, right.side)
-        self.excess, self.wide = trial.excess, not trial.narrow
+        self.spread, self.excess, self.wide = trial.spread, trial.excess, not trial.narrow
         self.totals = np.zeros(len(left.counts))
+
+    def rounding_is_felt(self) -> bool:
+        """Whether sums over rows are so large that the kernel is better computed pair by pair (see ``kid``)."""
+        left, right = self.left.side, self.right.side
+        rounding = kid.rounding_of(left, right) / len(left.rows) / len(right.rows)
+        return bool(rounding > kid.TOLERANCE * self.spread / self.left.counts.max())
 
     def read(self, tile: Tile) -> None:
         """Add the tile; pairs of rows of one set count twice, but where a tile has them twice."""
@@ -160,14 +161,27 @@ class _Reader:
         down, across = self._on_device(rows, tile), self._on_device(columns, tile)
         shift = self._on_device(self.left.side.shift[tile.rows] * 3, tile)[:, None]
         other = self._on_device(self.right.side.shift[tile.columns] * 3, tile)
+        products = tile.products if tile.products.is_cuda else tile.products.numpy()
         for part in slices(len(rows), kid.PATCH[0]):
-            first = tile.products[part] / unit
-            terms = (first + other).add_(shift[part]).mul_(first).mul_(first)
-            self.totals += (multiplied(terms, across) * down[part]).sum(0, dtype=torch.float64).cpu().numpy()
+            first = products[part] / unit
+            terms = first + other
+            terms += shift[part]
+            terms *= first
+            terms *= first
+            self.totals += _sums((terms @ across) * down[part])
 
     def results(self) -> list[Floats]:
         """Totals by subset."""
         return [self.totals]
 
-    def _on_device(self, values: Floats, tile: Tile) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(tile.left.device, tile.kind)
+    def _on_device(self, values: Floats, tile: Tile) -> Any:
+        """In the tile's dtype; on the CPU as a NumPy array, which is multiplied by the faster BLAS."""
+        narrow = np.ascontiguousarray(values, dtype=kid.NUMPY[tile.kind])
+        return torch.from_numpy(narrow).to(tile.left.device) if tile.products.is_cuda else narrow
+
+
+def _sums(values: Any) -> Floats:
+    """Sums over the rows, in float64."""
+    if isinstance(values, torch.Tensor):
+        return np.asarray(values.sum(0, dtype=torch.float64).cpu().numpy())
+    return np.asarray(values.sum(axis=0, dtype=np.float64))

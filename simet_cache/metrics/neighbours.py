@@ -25,7 +25,9 @@ from simet_cache.metrics.tiles import (
     Rows,
     Tensor,
     Tile,
+    at_least,
     count_of,
+    either,
     opened,
     places_of,
     read_all,
@@ -228,9 +230,8 @@ class Candidates:
         part = slice(tile.columns.start + tile.own, tile.columns.stop) if across else tile.rows
         self._first_idea(tile, halves, part, across=across)
         reach = tile.on_device(np.where(self.done[part], np.inf, np.maximum(-0.5 * self.limit[part], FARTHEST)))
-        near = torch.ge(
-            halves, reach if across else reach[:, None], out=tile.memory("near", torch.bool, halves.shape[1])
-        )
+        near = tile.memory("near", torch.bool, halves.shape[1])
+        at_least(halves, reach if across else reach[:, None], out=near)
         count = count_of(near)
         if (
             count > near.numel() // SPARSE
@@ -395,10 +396,11 @@ class BallsReader:
     def read(self, tile: Tile) -> None:
         """Count what is surely held, and decide what is not sure."""
         near = tile.memory("near", torch.bool)
-        torch.ge(tile.halves, tile.on_device(-0.5 * self.row_reach[tile.rows])[:, None], out=near)
+        at_least(tile.halves, tile.on_device(-0.5 * self.row_reach[tile.rows])[:, None], out=near)
         if any(family.across for family in self.families):
             other = tile.memory("near too", torch.bool)
-            near |= torch.ge(tile.halves, tile.on_device(-0.5 * self.column_reach[tile.columns]), out=other)
+            at_least(tile.halves, tile.on_device(-0.5 * self.column_reach[tile.columns]), out=other)
+            near = either(near, other)
         if count_of(near) <= near.numel() // SPARSE:
             self._read_sparse(tile, *places_of(near))
         else:

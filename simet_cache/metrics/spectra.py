@@ -1,7 +1,9 @@
 """Linear algebra on float64 matrices: by NumPy and SciPy on the CPU, by torch on any other device.
 
-Matrices come and go as NumPy arrays. Where a fast way loses digits on hard input, it is taken only as far as a bound
-on its rounding shows that it did not (``cholesky_factor``, ``roots``); the slow way never squares anything.
+Matrices come and go as NumPy arrays. SciPy brings a BLAS of its own, and threads of either wait busily for more work:
+what alternates between the two takes up to twice as long, so that all but the rare exact routes is SciPy's. Where a
+fast way loses digits on hard input, it is taken only as far as a bound on its rounding shows that it did not
+(``cholesky_factor``, ``roots``); the slow way never squares anything.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from simet_cache.metrics.rows import Features, Floats, slices
 
 Tensor: TypeAlias = Any  # torch is imported only where it is used
 
-BLOCK_ELEMENTS = 2**21  # 16 MiB of float64: 1024 rows of 2048, whose products run at full speed
+BLOCK_ELEMENTS = 2**23  # 64 MiB of float64: 4096 rows of 2048, whose products run at full speed
 # Largest error that a Cholesky factor may cause, relative to the traces, by a bound that no rounding exceeds. The
 # errors themselves are hundreds of times smaller: to come near to the bound, they would have to conspire.
 RELIABLE = 1e-9
@@ -38,7 +40,7 @@ def moments(features: Features, centre: Floats, *, device: str) -> tuple[Floats,
     for part in slices(rows, step):
         block = buffer[: part.stop - part.start]
         np.subtract(features[part], centre, out=block)
-        total += np.ones(len(block)) @ block
+        total += block.sum(axis=0)
         products = blas.dsyrk(1.0, block.T, beta=1.0, c=products, overwrite_c=1)  # in place: nothing is copied or added
     return total, products
 
@@ -49,6 +51,11 @@ def _moments_by_torch(features: Features, centre: Floats, step: int, device: str
         block = _tensor(features[part], device) - origin  # float64, as the centre is
         total, products = total + block.sum(dim=0), products + block.T @ block
     return _array(total), _array(products)
+
+
+def less_outer(products: Floats, total: Floats, rows: int) -> Floats:
+    """Sum of outer products less that of the mean, ``total / rows``; only the upper triangle is set."""
+    return np.asarray(blas.dsyr(-1.0 / rows, total, lower=0, a=products))
 
 
 def cholesky_factor(matrix: Floats, *, device: str) -> Floats | None:
@@ -70,14 +77,18 @@ def cholesky_factor(matrix: Floats, *, device: str) -> Floats | None:
     if not scale > 0:
         return None
     try:
-        if device == "cpu":
-            factor = np.asarray(np.linalg.cholesky(matrix, upper=True), np.float64)
-        else:
-            factor = _by_torch("linalg.cholesky", device, matrix.T).T
+        factor = _cholesky(matrix) if device == "cpu" else _by_torch("linalg.cholesky", device, matrix.T).T
     except (np.linalg.LinAlgError, RuntimeError):  # torch's own LinAlgError is a RuntimeError
         return None
     bound = ROUNDING * np.sqrt(scale) * np.linalg.norm(inverse(factor, device=device)) / 2
     return factor if bound <= RELIABLE else None
+
+
+def _cholesky(matrix: Floats) -> Floats:
+    factor, failed = lapack.dpotrf(matrix, lower=0, clean=1)
+    if failed:
+        raise np.linalg.LinAlgError
+    return np.asarray(factor)
 
 
 def triangle(rows: Floats, *, device: str) -> Floats:
@@ -90,14 +101,22 @@ def triangle(rows: Floats, *, device: str) -> Floats:
 
 def product(first: Floats, second: Floats, *, device: str) -> Floats:
     """``first @ second``."""
-    return first @ second if device == "cpu" else _by_torch("matmul", device, first, second)
-
-
-def triangle_times(upper: Floats, matrix: Floats, *, device: str) -> Floats:
-    """An upper triangle times a matrix."""
     if device != "cpu":
-        return _by_torch("matmul", device, upper, matrix)
-    return np.asarray(blas.dtrmm(1.0, upper.T, matrix, trans_a=1, lower=1))  # the views are in Fortran's order
+        return _by_torch("matmul", device, first, second)
+    (left, flipped), (right, turned) = _in_fortran_order(first), _in_fortran_order(second)
+    return np.asarray(blas.dgemm(1.0, left, right, trans_a=flipped, trans_b=turned))
+
+
+def _in_fortran_order(matrix: Floats) -> tuple[Floats, int]:
+    """The matrix, or its transpose and 1, as BLAS takes it without a copy."""
+    return (matrix.T, 1) if matrix.flags.c_contiguous else (matrix, 0)
+
+
+def times_triangle(matrix: Floats, upper: Floats, *, device: str) -> Floats:
+    """A matrix times the transpose of an upper triangle."""
+    if device != "cpu":
+        return _by_torch("matmul", device, matrix, upper.T)
+    return np.asarray(blas.dtrmm(1.0, upper, matrix, side=1, trans_a=1, lower=0))
 
 
 def inverse(upper: Floats, *, device: str) -> Floats:
@@ -152,15 +171,20 @@ def eigenvalues(upper: Floats, *, device: str) -> Floats:
     """Eigenvalues of a symmetric matrix, ascending; only the upper triangle is read."""
     if device != "cpu":
         return _by_torch("linalg.eigvalsh", device, upper, UPLO="U")
-    return np.asarray(np.linalg.eigvalsh(upper, UPLO="U"), np.float64)
+    values, *_, failed = lapack.dsyevr(upper, compute_v=0, lower=0)
+    if failed:
+        raise np.linalg.LinAlgError("the eigenvalues did not converge")
+    return np.asarray(values)
 
 
 def eigenvectors(upper: Floats, *, device: str) -> tuple[Floats, Floats]:
     """The same, and the eigenvectors as columns."""
     if device != "cpu":
         return _pair_by_torch("linalg.eigh", device, upper, UPLO="U")
-    values, vectors = np.linalg.eigh(upper, UPLO="U")
-    return np.asarray(values, np.float64), np.asarray(vectors, np.float64)
+    values, vectors, failed = lapack.dsyevd(upper, compute_v=1, lower=0)
+    if failed:
+        raise np.linalg.LinAlgError("the eigenvalues did not converge")
+    return np.asarray(values), np.asarray(vectors)
 
 
 def _by_torch(name: str, device: str, *arrays: Floats, **options: Any) -> Floats:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from simet_cache.metrics.rows import Features, Floats, slices
 
+CACHED_ROWS = 64  # of a tile of float32
 TILE_ROWS = 1024
 TILE_COLUMNS = 4096
 CUDA_TILE = 8192  # rows and columns
@@ -168,8 +169,7 @@ class Tile:
         ``halves - slack / 2`` would be at most that, where ``slack`` is twice the error of the pair.
         """
         halves = self.memory("halves")
-        torch.sub(self.products, self._least(self.right, self.columns), out=halves)
-        halves.sub_(self._least(self.left, self.rows)[:, None])
+        _subtract(self.products, self._least(self.left, self.rows), self._least(self.right, self.columns), out=halves)
         halves[:, : self.own].fill_diagonal_(-torch.inf)
         return halves
 
@@ -189,7 +189,8 @@ class Tile:
         lengths = self.right.squared[self.columns], self.left.squared[self.rows]
         right, left = (self.on_device(relative * part + self.error.absolute, up=True) for part in lengths)
         least = self.memory("least")
-        return torch.sub(self.halves, right, out=least).sub_(left[:, None])
+        _subtract(self.halves, left, right, out=least)
+        return least
 
     def lower(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Floats:
         """Lower bounds of the squared distances of pairs."""
@@ -223,6 +224,37 @@ def rounded(values: NDArray[Any], kind: torch.dtype, *, up: bool = False) -> NDA
     wrong = narrow < values if up else narrow > values
     narrow[wrong] = np.nextafter(narrow[wrong], np.float32(np.inf if up else -np.inf))
     return np.asarray(narrow)
+
+
+def _subtract(values: Tensor, left: Tensor, right: Tensor, *, out: Tensor) -> None:
+    """Take off every row what belongs to it on the left and to each column on the right.
+
+    On the CPU by NumPy, a few rows at a time, which stay in its cache: torch's threads would wait busily afterwards,
+    and keep those of NumPy's products waiting.
+    """
+    if values.is_cuda:
+        torch.sub(values, right, out=out).sub_(left[:, None])
+        return
+    columns = right.numpy()
+    for part in slices(len(values), CACHED_ROWS):
+        rows = np.subtract(values[part].numpy(), columns, out=out[part].numpy())
+        rows -= left[part].numpy()[:, None]
+
+
+def at_least(values: Tensor, bounds: Tensor, *, out: Tensor) -> Tensor:
+    """Where values are not below bounds, which are broadcast."""
+    if values.is_cuda:
+        return torch.ge(values, bounds, out=out)
+    np.greater_equal(values.numpy(), bounds.numpy(), out=out.numpy())
+    return out
+
+
+def either(one: Tensor, other: Tensor) -> Tensor:
+    """``one | other``, into ``one``."""
+    if one.is_cuda:
+        return one.logical_or_(other)
+    np.logical_or(one.numpy(), other.numpy(), out=one.numpy())
+    return one
 
 
 def count_of(mask: Tensor) -> int:

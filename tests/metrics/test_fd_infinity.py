@@ -104,8 +104,8 @@ def test_a_far_translate_is_at_about_the_squared_length_of_the_shift() -> None:
 def test_summaries_are_those_of_fid_and_the_whole_set_is_not_compared_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     calls: list[int] = []
-    products = spectra.triangle_times
-    monkeypatch.setattr(spectra, "triangle_times", lambda *args, **given: calls.append(1) or products(*args, **given))
+    products = spectra.times_triangle
+    monkeypatch.setattr(spectra, "times_triangle", lambda *args, **given: calls.append(1) or products(*args, **given))
     both = evaluate(real=drawn(rng, 300), synth=drawn(rng, 200), metrics={"fid": None, "fd_infinity": {"sizes": 5}})
     assert both["fd_infinity"].details["all_rows"] == both["fid"].value
     assert len(calls) == 5

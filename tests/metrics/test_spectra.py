@@ -41,7 +41,7 @@ FUNCTIONS: dict[str, Callable[[str], Floats | None]] = {
     "inverse": lambda device: spectra.inverse(TRIANGLE, device=device),
     "product": lambda device: spectra.product(drawn(5, 9), TRIANGLE.T, device=device),
     "singular_values": lambda device: spectra.singular_values(drawn(7, 9), device=device),
-    "triangle_times": lambda device: spectra.triangle_times(TRIANGLE, drawn(4, 9).T, device=device),
+    "times_triangle": lambda device: spectra.times_triangle(drawn(4, 9), TRIANGLE, device=device),
     "triangle": lambda device: np.abs(spectra.triangle(drawn(20, 9), device=device)),
 }
 

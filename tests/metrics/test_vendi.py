@@ -55,7 +55,7 @@ def test_it_counts_what_is_different(n: int) -> None:
     assert value(np.linspace(1, 2, n)[:, None]) == pytest.approx(1, rel=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e40])
+@pytest.mark.parametrize("scale", [1e-50, 1e-30, 1e30, 1e40])
 def test_lengths_change_nothing(scale: float) -> None:
     rng = np.random.default_rng(1)
     synth = rng.uniform(-1, 1, (20, 5))
