@@ -25,7 +25,7 @@ from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks, mean
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
-INFLUENCE_ROWS = 512  # of either set; a standard error from so many rows is off by some four percent
+INFLUENCE_ROWS = 400  # of either set; a standard error from so many rows is off by some four percent
 CURVATURE_ROWS = 256  # of these
 NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
 SMALL = 1e-9  # the same relative to the distance itself
@@ -290,7 +290,7 @@ def sides_of(pair: Pair, real: Features, synth: Features) -> tuple[Side, Side] |
     rows = [_some(features, gaussian.mean) for features, gaussian in ((real, pair.real), (synth, pair.synth))]
     mapped = (
         spectra.product(spectra.divided(rows[0], factor, device=device), vectors * root, device=device),
-        spectra.product(spectra.product(rows[1], factor.T, device=device), vectors / root, device=device),
+        spectra.product(spectra.times_triangle(rows[1], factor, device=device), vectors / root, device=device),
     )
     return (
         _side(rows[0], mapped[0], shift, values, device),

@@ -307,7 +307,7 @@ def test_rows_that_are_looked_at_are_few_and_do_not_change_the_noise_much(monkey
     rng = np.random.default_rng(18)
     real, synth = rng.standard_normal((3000, 4)), 1.5 * rng.standard_normal((2500, 4))
     few = noise(real, synth)
-    assert len(few.shared) == 500
+    assert len(few.shared) == 375
     assert few.count == 3000
     assert few.shared.mean() == pytest.approx(0, abs=1e-12)
     monkeypatch.setattr(fid, "INFLUENCE_ROWS", 10**6)
