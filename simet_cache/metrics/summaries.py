@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
-from simet_cache.metrics.compute import device_of
+from simet_cache.metrics.device import device_of
 from simet_cache.metrics.metric import Labels, Metric, Parameters, Side, Summarised, key_of
 from simet_cache.metrics.passes import summaries_of
 from simet_cache.metrics.rows import as_features

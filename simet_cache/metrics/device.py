@@ -1,8 +1,4 @@
-"""Where the arithmetic runs: NumPy on the CPU, torch on a GPU.
-
-On the CPU, NumPy's OpenBLAS multiplies and finds eigenvalues faster than torch's MKL does (benchmarks/RESULTS.md), and
-torch is the faster one elementwise; both look at the same memory.
-"""
+"""Where the arithmetic runs: NumPy and SciPy on the CPU, torch on a GPU (docs/decisions/0015)."""
 
 from __future__ import annotations
 
