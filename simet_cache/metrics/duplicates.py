@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
-from xxhash import xxh3_128_intdigest
 
-from simet_cache.metrics.rows import Features, block_rows, slices
+from simet_cache.metrics.rows import row_digests
 from simet_cache.metrics.summaries import Summaries
 
 
@@ -26,12 +23,6 @@ def _digests(rows: Summaries, dtype: DTypeLike) -> tuple[int, ...]:
     """A number of 128 bits for each row, equal for equal rows; computed once for each set and dtype."""
     key = f"{__name__}.digests({np.dtype(dtype).name})"
     if key not in rows.memo:
-        rows.memo[key] = tuple(_row_digests(rows.features, dtype))
+        rows.memo[key] = tuple(row_digests(rows.features, dtype))
     digests: tuple[int, ...] = rows.memo[key]
     return digests
-
-
-def _row_digests(features: Features, dtype: DTypeLike) -> Any:
-    for part in slices(len(features), block_rows(features)):
-        block = np.ascontiguousarray(features[part], dtype=dtype) + 0.0  # or else -0 and 0 would differ
-        yield from map(xxh3_128_intdigest, block)

@@ -5,8 +5,8 @@ and folds are those of ``RocAuc`` in simet, which reports the best epoch on the 
 fold is looked at before it is scored: not for standardising, not for choosing an epoch.
 
 Each fold has an area of its own, and the value is their mean: scores of different folds come from different classifiers
-and are never compared. A row that stands in both sets pushes the value below 0.5 when its copy, with the other label,
-is learnt from; copies within one set push it up, as that set can then be known by them.
+and are never compared. A row that stands in both sets would push the value below 0.5 if its copy, with the other label,
+were learnt from: both go to one fold. Copies within one set push it up, as that set can then be known by them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xxhash import xxh3_128_digest
 from simet_cache.errors import MetricError
 from simet_cache.metrics.logistic import fitted
 from simet_cache.metrics.metric import Noise, Outcome, Summarised
-from simet_cache.metrics.rows import Features, Floats
+from simet_cache.metrics.rows import Features, Floats, row_digests
 from simet_cache.metrics.standard import Indices, Moments, Single, total
 
 CLASSIFIERS = ("mlp", "logistic")
@@ -87,7 +87,7 @@ def join(*, real: Summarised[None], synth: Summarised[None], folds: int, classif
             )
     rng = np.random.default_rng(seed)
     sides = (real.features, synth.features)
-    dealt = [rng.permutation(len(rows)) % folds for rows in sides]
+    dealt = _dealt(sides, folds, rng)
     placements, unsettled = [np.empty(len(rows)) for rows in sides], 0
     parts = [
         [Moments.of(rows, np.flatnonzero(of == fold)) for rows, of in zip(sides, dealt, strict=True)]
@@ -105,6 +105,16 @@ def join(*, real: Summarised[None], synth: Summarised[None], folds: int, classif
         for number in range(len(sides)):
             placements[number][own[number]] = placed[number]
     return Told(Side(dealt[0], placements[0]), Side(dealt[1], placements[1]), unsettled)
+
+
+def _dealt(sides: tuple[Features, Features], folds: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """The fold of each row: a synthetic row that equals a real one goes with it, as far as no fold becomes empty."""
+    real, synth = (rng.permutation(len(rows)) % folds for rows in sides)
+    dtype = np.result_type(*sides)
+    with_real = dict(zip(row_digests(sides[0], dtype), real.tolist(), strict=True))
+    pairs = zip(row_digests(sides[1], dtype), synth.tolist(), strict=True)
+    moved = np.array([with_real.get(digest, fold) for digest, fold in pairs])
+    return real, moved if len(np.unique(moved)) == folds else synth
 
 
 def compare(*, real: Summarised[None], synth: Summarised[None], joint: Told, folds: int) -> Outcome:

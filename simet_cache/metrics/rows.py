@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+from xxhash import xxh3_128_intdigest
 
 from simet_cache.errors import MetricError
 
@@ -108,6 +109,13 @@ def blocks(features: Features, rows: int | None = None) -> Iterator[Floats]:
     """Yield ``features`` in order as C-contiguous float64 blocks of at most ``rows`` rows."""
     for part in slices(len(features), rows or block_rows(features)):
         yield np.ascontiguousarray(features[part], dtype=np.float64)
+
+
+def row_digests(features: Features, dtype: DTypeLike) -> Iterator[int]:
+    """Yield a number of 128 bits for each row, equal for rows that are equal in ``dtype``."""
+    for part in slices(len(features), block_rows(features)):
+        block = np.ascontiguousarray(features[part], dtype=dtype) + 0.0  # or else -0 and 0 would differ
+        yield from map(xxh3_128_intdigest, block)
 
 
 def mean(features: Features) -> Floats:

@@ -195,3 +195,19 @@ def test_moments_of_parts_add_up() -> None:
 def test_parameters_out_of_range_are_refused(parameters) -> None:
     with pytest.raises(MetricError, match="expected"):
         measured(np.eye(30), np.eye(30), **parameters)
+
+
+@pytest.mark.parametrize("classifier", ["mlp", "logistic"])
+def test_rows_that_stand_in_both_sets_cannot_be_told(classifier: str, quick: None) -> None:
+    """If copies lay in other folds, they would be learnt from with the other label: below 0.1 for equal sets."""
+    rng = np.random.default_rng(31)
+    real, new = rng.standard_normal((120, 20)), rng.standard_normal((80, 20))
+    assert measured(real, rng.permutation(real), classifier=classifier).value == 0.5
+    half = np.vstack([real[:60], new[:60]])
+    assert measured(real, half, classifier=classifier).value > 0.42
+
+
+def test_no_fold_becomes_empty_for_copies() -> None:
+    rng = np.random.default_rng(32)
+    real = rng.standard_normal((40, 3))
+    assert 0 <= logistic(real, np.repeat(real[:1], 20, axis=0)) <= 1
