@@ -60,7 +60,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 def test_digits_are_written_below_home(tmp_path: Path) -> None:
     found = opened(DigitsConfig(digits="three-classes", seed=2), tmp_path)
     assert found.dataset.root == tmp_path / "digits" / "seed-2" / "three-classes"
-    assert found.dataset[0] == 32
+    assert found.dataset[0] == (32, 2)  # with its class, as a folder of classes has it
     assert found.suffix == ""
 
 

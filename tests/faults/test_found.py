@@ -282,12 +282,12 @@ def test_a_handle_on_features_that_were_replaced_moves_nothing(tmp_path):
     old = store.put(KEY, OLD)
     new = store.put(KEY, NEW)
     with pytest.raises(DamagedEntryError, match="was replaced during this run, by another one; run again"):
-        _opened(old, "real")
+        _opened(old, "real", None, "cpu")
     assert np.array_equal(new.load(), NEW)
     store.remove(KEY)
     store.path(KEY).unlink()
     with pytest.raises(DamagedEntryError, match="was removed during this run; the next one extracts it again"):
-        _opened(new, "real")
+        _opened(new, "real", None, "cpu")
 
 
 def test_a_service_whose_entry_is_replaced_returns_what_it_computed(tmp_path, monkeypatch):
