@@ -9,9 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from simet_cache.config import EvaluationConfig
-from simet_cache.errors import DamagedEntryError
+from simet_cache.errors import DamagedEntryError, MetricError
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import MetricValue, Summaries, evaluate_each
+from simet_cache.metrics.device import device_of
 from simet_cache.report.results import DatasetResult
 from simet_cache.store import FeatureStore
 
@@ -24,7 +25,7 @@ def measure(
     del name  # names the run
     assert real.features is not None  # noqa: S101 - for the type checker: who has none is not measured
     assert synth.features is not None  # noqa: S101
-    device, classes = config.extractor.device, None if real.labels is None else tuple(real.labels)
+    device, classes = _device(config), None if real.labels is None else tuple(real.labels)
     return evaluate_each(
         config.metrics,
         real=_reference(real.features, classes, device),
@@ -32,6 +33,14 @@ def measure(
         intervals=config.intervals and config.intervals.asked(),
         per_class=config.per_class,
     )
+
+
+def _device(config: EvaluationConfig) -> str:
+    """Where features are extracted; the CPU where there is no such device, as features that are cached need none."""
+    try:
+        return device_of(config.extractor.device)
+    except MetricError:
+        return "cpu"
 
 
 @lru_cache(maxsize=1)

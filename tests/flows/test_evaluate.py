@@ -279,6 +279,13 @@ class TestFlow:
                 *written["rankings"]["kid"]["best"]
             }
 
+    def test_cached_features_are_measured_where_there_is_no_device_like_theirs(self, config: dict[str, Any]) -> None:
+        config["metrics"] = ["fid", "precision"]
+        before = results_of(run_flow(config)).datasets
+        elsewhere = results_of(run_flow({**config, "extractor": {**SMALL, "device": "cuda:99"}})).datasets
+        assert [one.cached for one in elsewhere] == [True, True]
+        assert [one.plain_values() for one in elsewhere] == [one.plain_values() for one in before]
+
     def test_a_metric_that_cannot_be_had_fails_alone(self, config: dict[str, Any], images: Callable[..., Path]) -> None:
         config["datasets"] = [{"path": str(images("few", 3, seed=5))}, config["datasets"][0]]
         state = run_flow({**config, "metrics": ["fid", "roc_auc"]})
