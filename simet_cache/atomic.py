@@ -38,8 +38,8 @@ class Staged:
         with suppress(OSError):  # where a file system has no locks, leftovers stay until somebody removes them
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def finish(self) -> os.stat_result:
-        """All is written: bring it to the disk.
+    def finish(self, *, durable: bool = True) -> os.stat_result:
+        """All is written: bring it to the disk, if it is to be ``durable``.
 
         Returns:
             Its status, which the rename does not change.
@@ -48,7 +48,8 @@ class Staged:
         os.fchmod(self.file.fileno(), 0o666 & ~_UMASK)
         now = time.time_ns()  # many kernels' own clock ticks every few milliseconds, and two files would agree
         os.utime(self.file.fileno(), ns=(now, now))
-        os.fsync(self.file.fileno())
+        if durable:
+            os.fsync(self.file.fileno())
         return os.fstat(self.file.fileno())
 
     def replace(self) -> None:
@@ -72,13 +73,21 @@ def staged(path: Path) -> Iterator[Staged]:
         new.close()
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, durable: bool = True) -> None:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Args:
+        path: The file.
+        write: Writes what it shall hold.
+        durable: False leaves out the two fsyncs, which take milliseconds: for files that show what a loss of power did
+            to them, and that can be made again.
+    """
     with staged(path) as new:
         write(new.file)
-        new.finish()
+        new.finish(durable=durable)
         new.replace()
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def computing(folder: Path, key: str) -> Iterator[None]:
+def computing(folder: Path, key: str, *, what: str = "features") -> Iterator[None]:
     """Keep other threads and processes from computing the same key meanwhile.
 
     Where there can be no lock, as in a folder that may only be read, a warning says that others are not kept from it.
@@ -41,11 +41,12 @@ def computing(folder: Path, key: str) -> Iterator[None]:
     Args:
         folder: The cache folder.
         key: The documented md5.
+        what: What is computed, as messages call it.
 
     Raises:
         StoreError: This thread is computing it already, and would wait for itself.
     """
-    lock = _acquired(folder / "locks" / f"{key}.lock", key)
+    lock = _acquired(folder / "locks" / f"{key}.lock", key, what)
     try:
         yield
     finally:
@@ -54,7 +55,7 @@ def computing(folder: Path, key: str) -> Iterator[None]:
                 lock.release()
 
 
-def _acquired(file: Path, key: str) -> BaseFileLock | None:
+def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
     # not a lock file, as the library makes where the system has no locks: it would outlive a holder that is killed
     lock = FileLock(file, fallback_to_soft=False)
     try:
@@ -62,13 +63,13 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
         try:
             lock.acquire(timeout=_PATIENCE)
         except Timeout:
-            log.warning("Waiting for %s, which computes features for key %s", _holder(file), key)
+            log.warning("Waiting for %s, which computes %s for key %s", _holder(file), what, key)
             lock.acquire()
     except RuntimeError as error:  # it would wait for itself
-        raise StoreError(f"features for key {key} are wanted by the very function that computes them") from error
+        raise StoreError(f"{what} for key {key} are wanted by the very function that computes them") from error
     except OSError as error:
         reason = error.strerror or error
-        log.warning("cannot lock %s: %s. Other processes may compute the same features meanwhile", file, reason)
+        log.warning("cannot lock %s: %s. Other processes may compute the same %s meanwhile", file, reason, what)
         return None
     note = file.with_suffix(".holder")
     try:

@@ -20,6 +20,7 @@ from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
 
+VERSION = 1  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
 SHOWN_CLASSES = 5
 
 Requests = Mapping[str, Mapping[str, Any]]
@@ -274,9 +275,7 @@ def _with_intervals(
     noises = {name: value.noise for name, value in values.items()}
     by_blocks = {name: requests[name] for name in values if METRICS[name].blocks}
     if by_blocks:
-        whole = {name: values[name] for name in by_blocks}
-        parts_of = partial(_values, by_blocks, intervals=intervals)
-        noises |= block_noise(whole, parts_of, real=real, synth=synth, seed=intervals.seed)
+        noises |= _block_noise(values, by_blocks, real=real, synth=synth, intervals=intervals)
     mark = reference_mark(real, intervals.seed)
     noises = {
         name: replace(noise, reference=mark) if isinstance(noise, Noise) else noise for name, noise in noises.items()
@@ -285,6 +284,18 @@ def _with_intervals(
         name: interval_of(replace(value, noise=noises[name]), METRICS[name], intervals.level)
         for name, value in values.items()
     }
+
+
+def _block_noise(
+    values: Mapping[str, MetricValue], requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals
+) -> dict[str, Noise | str]:
+    """Noise by blocks, of all metrics together; or of each alone, as what one of them lacks says nothing of others."""
+    whole, parts_of = {name: values[name] for name in requests}, partial(_values, requests, intervals=intervals)
+    found = block_noise(whole, parts_of, real=real, synth=synth, seed=intervals.seed)
+    if len(requests) > 1 and any(isinstance(noise, str) for noise in found.values()):
+        for name, given in requests.items():
+            found |= _block_noise(values, {name: given}, real=real, synth=synth, intervals=intervals)
+    return found
 
 
 def _with_classes(
