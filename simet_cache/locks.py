@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from simet_cache import stopping
 from simet_cache.atomic import is_held
 from simet_cache.errors import StoreError
 
@@ -44,6 +45,7 @@ def computing(folder: Path, key: str) -> Iterator[None]:
 
     Raises:
         StoreError: This thread is computing it already, and would wait for itself.
+        StoppedError: The run was asked to stop while it waited.
     """
     lock = _acquired(folder / "locks" / f"{key}.lock", key)
     try:
@@ -60,10 +62,11 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
     try:
         file.parent.mkdir(exist_ok=True)
         try:
-            lock.acquire(timeout=_PATIENCE)
+            lock.acquire(timeout=_PATIENCE, cancel_check=stopping.requested)
         except Timeout:
+            stopping.check()
             log.warning("Waiting for %s, which computes features for key %s", _holder(file), key)
-            lock.acquire()
+            _acquire_unless_stopped(lock)
     except RuntimeError as error:  # it would wait for itself
         raise StoreError(f"features for key {key} are wanted by the very function that computes them") from error
     except OSError as error:
@@ -77,6 +80,16 @@ def _acquired(file: Path, key: str) -> BaseFileLock | None:
         with suppress(OSError):  # rather no name than that of the last holder
             note.unlink()
     return lock
+
+
+def _acquire_unless_stopped(lock: BaseFileLock) -> None:
+    while True:
+        try:
+            lock.acquire(cancel_check=stopping.requested)
+        except Timeout:
+            stopping.check()
+        else:
+            return
 
 
 def _overwrite(file: Path, text: bytes) -> None:
