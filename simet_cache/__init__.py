@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simet_cache.errors import (
         ConfigError,
         DamagedEntryError,
+        DamagedShardError,
         DatasetError,
         ExtractorError,
         FeaturesError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         RemoteError,
         SimetCacheError,
         StaleEntryError,
+        StoppedError,
         StoreError,
         UnsafePickleError,
         WeightsError,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "DamagedEntryError",
+    "DamagedShardError",
     "DatasetError",
     "EvaluationConfig",
     "ExtractorError",
@@ -51,6 +54,7 @@ __all__ = [
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",
+    "StoppedError",
     "StoreError",
     "UnsafePickleError",
     "WeightsError",

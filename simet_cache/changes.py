@@ -146,8 +146,12 @@ def set_aside(path: Path, folder: Path, seen: os.stat_result | None) -> Path | N
     return target
 
 
-def remove(path: Path) -> int:
-    """Remove an entry that nobody uses.
+def remove(path: Path, *, shard_of: str | None = None) -> int:
+    """Remove an entry that nobody uses, or one that is known to be a shard.
+
+    Args:
+        path: ``cache_dir/<md5>.pkl``.
+        shard_of: The key of the whole: then only what its manifest calls a shard of that is removed, used or not.
 
     Returns:
         How many bytes that freed; 0 where it is in use, or being computed, or not there.
@@ -156,13 +160,38 @@ def remove(path: Path) -> int:
         OSError: It cannot be removed.
     """
     with locks.changing(path.parent):
-        if path.stem in locks.in_use(path.parent) or locks.is_computing(path.parent, path.stem):
+        if locks.is_computing(path.parent, path.stem):
+            return 0
+        if shard_of is None and path.stem in locks.in_use(path.parent):
+            return 0
+        if shard_of is not None and _said(path).get("shard_of") != shard_of:
             return 0
         freed = 0
-        for file in files(path):
+        # the manifest last: whoever finds it without features knows that they were to go
+        for file in sorted(files(path), key=lambda file: file == path.with_suffix(".json")):
             freed += file.stat().st_size
             file.unlink()
         return freed
+
+
+def _said(path: Path) -> Mapping[str, Any]:
+    _complete(path)
+    try:
+        return manifest.read(path.with_suffix(".json"), path.stem)
+    except StoreError:
+        return {}
+
+
+def forget_notes(path: Path) -> None:
+    """Remove what is noted about a key under which there are no features: which images are bad, and Prefect's records.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    with locks.changing(path.parent):
+        if not path.exists() and not locks.is_computing(path.parent, path.stem):
+            for file in [path.with_suffix(".skipped.json"), *files(path)]:
+                file.unlink(missing_ok=True)
 
 
 def files(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import mmap
 import os
 import pickle
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,16 +67,70 @@ def write(array: FloatArray, file: IO[bytes]) -> str:
     """
     if not is_feature_array(array) or not array.size:
         raise FeaturesError(f"expected a 2-D float array with rows and columns to be written, found {describe(array)}")
-    rows, width = array.shape
-    layout = Layout((rows, width), _little(array.dtype), _OFFSET)
-    state = _hasher(layout.dtype, layout.shape)
-    unwritten = _head(layout)
-    for block in _blocks(array):
+    return write_blocks(_blocks(array), file, shape=array.shape, dtype=array.dtype)
+
+
+def write_blocks(
+    blocks: Iterable[memoryview], file: IO[bytes], *, shape: tuple[int, ...], dtype: np.dtype[np.floating[Any]]
+) -> str:
+    """Write one array whose values come in blocks, so that it need not be in memory.
+
+    Args:
+        blocks: The values in C order and little-endian, as ``blocks_of`` gives them.
+        file: To write to.
+        shape: (N, D), neither of them zero.
+        dtype: float16, float32 or float64.
+
+    Returns:
+        The digest of the content, as ``digest`` says it of the array.
+
+    Raises:
+        FeaturesError: The blocks hold more or fewer bytes than that; what was written is no array.
+        OSError: The file cannot be written.
+    """
+    rows, width = shape
+    layout = Layout((rows, width), _little(dtype), _OFFSET)
+    state = hasher(layout.dtype, layout.shape)
+    unwritten, written = _head(layout), 0
+    for block in blocks:
         state.update(block)
         file.write(unwritten + block if unwritten else block)  # in one piece: see _HUGE
-        unwritten = b""
+        unwritten, written = b"", written + len(block)
+    if written != layout.nbytes:
+        raise FeaturesError(f"expected {layout.nbytes} bytes for an array of shape {layout.shape}, found {written}")
     file.write(_tail(layout))
     return state.hexdigest()
+
+
+def blocks_of(source: Path | FloatArray, *, start: int = 0) -> Iterator[memoryview]:
+    """The values of an array, or of a file, in C order and little-endian; a block lasts until the next one.
+
+    A file is read and not mapped: see ``verify``. Whether it holds what it should is for the reader to tell.
+
+    Args:
+        source: The array, or the file.
+        start: How many bytes of values are to be written before these. Blocks end where a file's pages do then.
+
+    Raises:
+        UnsafePickleError: The pickle names something that no array needs.
+        DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
+        OSError: The file cannot be opened or read.
+    """
+    if isinstance(source, np.ndarray):
+        yield from _blocks(source, start)
+        return
+    with _open(source) as file:
+        layout = _recognise(file, source)
+        if layout is None:
+            yield from _blocks(_read_pickle(file, source), start)
+            return
+        file.seek(layout.offset)
+        buffer = memoryview(bytearray(_HUGE))
+        for part in _parts(layout.nbytes, start):
+            block = buffer[: part.stop - part.start]
+            if file.readinto(block) < len(block):
+                raise DamagedEntryError(f"{source} was cut short while it was read")
+            yield block
 
 
 def read(path: Path) -> FloatArray:
@@ -154,7 +208,7 @@ def verify(path: Path) -> str:
         layout = _recognise(file, path)
         if layout is None:
             return digest(_read_pickle(file, path))
-        state = _hasher(layout.dtype, layout.shape)
+        state = hasher(layout.dtype, layout.shape)
         file.seek(layout.offset)
         buffer = memoryview(bytearray(_BLOCK))
         left = layout.nbytes
@@ -169,7 +223,7 @@ def verify(path: Path) -> str:
 
 def digest(array: FloatArray) -> str:
     """The xxh3-128 of an array's dtype, shape and values, however it is laid out or pickled (32 hex digits)."""
-    state = _hasher(array.dtype, array.shape)
+    state = hasher(array.dtype, array.shape)
     for block in _blocks(array):
         state.update(block)
     return state.hexdigest()
@@ -225,7 +279,8 @@ def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("<")
 
 
-def _hasher(dtype: np.dtype[Any], shape: tuple[int, ...]) -> xxhash.xxh3_128:
+def hasher(dtype: np.dtype[Any], shape: tuple[int, ...]) -> xxhash.xxh3_128:
+    """What makes the digest of an array with this dtype and shape, given its values as ``blocks_of`` gives them."""
     return xxhash.xxh3_128(f"{_little(dtype).str}{shape}".encode())
 
 
@@ -234,7 +289,16 @@ def _as_bytes(array: npt.NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _blocks(array: npt.NDArray[Any]) -> Iterator[memoryview]:
+def _parts(length: int, start: int) -> Iterator[slice]:
+    """Of so many bytes, those that are one piece each in a file in which ``start`` bytes of values come before."""
+    at = 0
+    while at < length:
+        end = min(at + _HUGE - (_OFFSET + start + at) % _HUGE, length)
+        yield slice(at, end)
+        at = end
+
+
+def _blocks(array: npt.NDArray[Any], start: int = 0) -> Iterator[memoryview]:
     """The values in C order and little-endian, in blocks of bytes that last until the next one.
 
     An array that lies otherwise is never copied whole, however long its rows are.
@@ -242,9 +306,8 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[memoryview]:
     dtype = _little(array.dtype)
     if array.flags.c_contiguous and array.dtype == dtype:
         content = _as_bytes(array)
-        yield content[: _HUGE - _OFFSET]
-        for start in range(_HUGE - _OFFSET, len(content), _HUGE):
-            yield content[start : start + _HUGE]
+        for part in _parts(len(content), start):
+            yield content[part]
         return
     with np.nditer(  # type: ignore[call-overload]  # NumPy 2.4 misspells contig in its types
         array,

@@ -12,10 +12,12 @@
     ├── FeaturesError          what was computed is not a 2-D finite float array with the right rows
     ├── StoreError             the feature cache cannot be read or written
     │   ├── DamagedEntryError  a file of the cache is no feature array
+    │   │   └── DamagedShardError  that of a shard, or it is gone: it has to be extracted again
     │   ├── UnsafePickleError  a file of the cache would run code if it were unpickled
     │   ├── StaleEntryError    the data behind a key have changed since its features were made
     │   └── RemoteError        the remote home of the cache cannot be reached, or refuses
-    └── MetricError            a metric cannot be computed on these features
+    ├── MetricError            a metric cannot be computed on these features
+    └── StoppedError           the process was asked to stop
 
 Each message is one sentence or two: what was expected, what was found, where, and what to do.
 """
@@ -58,15 +60,18 @@ class ImageReadError(DatasetError):
     Attributes:
         path: The file, or what stands for it where there is none.
         reason: Why, in a few words.
+        errno: The system's number where it is the file system that failed, and None where it is the image: a cause does
+            not travel from process to process, and a file server that stumbles says nothing about an image.
     """
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path, reason: str, *, errno: int | None = None) -> None:
         super().__init__(f"cannot read image {path}: {reason}")
         self.path = str(path)
         self.reason = reason
+        self.errno = errno
 
-    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str], dict[str, int | None]]:
+        return type(self), (self.path, self.reason), {"errno": self.errno}
 
 
 class ExtractorError(SimetCacheError):
@@ -87,6 +92,21 @@ class StoreError(SimetCacheError):
 
 class DamagedEntryError(StoreError):
     """A file of the cache is no feature array."""
+
+
+class DamagedShardError(DamagedEntryError):
+    """A shard is gone, or was put aside since it is damaged or does not fit: it has to be extracted again.
+
+    Attributes:
+        key: Of the shard.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type[DamagedShardError], tuple[str, str]]:
+        return type(self), (str(self), self.key)
 
 
 class UnsafePickleError(StoreError):
@@ -111,3 +131,7 @@ class RemoteError(StoreError):
 
 class MetricError(SimetCacheError):
     """A metric cannot be computed on these features."""
+
+
+class StoppedError(SimetCacheError):
+    """Somebody asked this process to stop; see ``stopping``. It says nothing about what was being done."""

@@ -6,27 +6,28 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from simet_cache import codec, devices, pieces, stopping
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DatasetError, ExtractorError, ImageReadError
+from simet_cache.errors import DatasetError, ImageReadError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
-from simet_cache.key import feature_key, resolve_subset
+from simet_cache.key import feature_key
 from simet_cache.manifest import Source
-from simet_cache.skipped import SkippedImage, forget_skipped, remember_skipped, without_skipped
-from simet_cache.sources import part_of, source_of
+from simet_cache.retrying import errno_can_pass
+from simet_cache.skipped import without_bad, without_skipped
+from simet_cache.sources import in_key_order, key_of, source_of
 from simet_cache.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 # On a CPU, small batches stay in its caches: inception_v3 at 299 pixels is fastest at 8 images (see benchmarks).
 _CPU_PIXELS = 8 * 299 * 299
 _IMAGES_PER_WORKER = 512  # below this, starting a worker process takes longer than it saves
-
-_BUILDING = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +69,12 @@ def extract_to_store(
     on_bad_image: str = "stop",
     force: bool = False,
     name: str = "dataset",
+    shard_of: str | None = None,
+    turn: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> FeatureSet:
     """The features of a dataset, extracted and stored unless they are there.
+
+    It waits for the key, then looks once more, then waits for its turn, and then for a device.
 
     Args:
         store: Where they are kept.
@@ -83,10 +86,14 @@ def extract_to_store(
             Subset of these, and the bad ones are remembered.
         force: Extract and overwrite even where features exist.
         name: For messages.
+        shard_of: The key of the whole that this is a shard of: it may be dropped when the whole is there, and if none
+            of its images can be read, the features are an empty matrix that is stored nowhere.
+        turn: Entered while images are read: whatever else limits how many extractions run at once.
 
     Raises:
-        ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``.
+        ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``; or the file system fails.
         DatasetError: No image at all can be read.
+        StoppedError: The run was asked to stop.
         ExtractorError: The model cannot be had.
         StaleEntryError: There is a stale entry, and the store's ``on_stale`` is ``error``.
         StoreError: An entry cannot be read. Where features cannot be written, the handle carries them.
@@ -97,35 +104,57 @@ def extract_to_store(
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
     if not force and (found := store.find(key, rows=len(dataset), source=source)):
         return found
+    names, skip = devices.available(config.device), on_bad_image == "skip"
     with store.lock(key):
-        if not force:  # another process may have extracted meanwhile, with or without all of the images
-            wanted, wanted_source = dataset, source
-            if on_bad_image == "skip":
-                wanted, wanted_source, _ = without_skipped(store, key, dataset, source)
-            wanted_key = feature_key(wanted, suffix=suffix, batch_size=batch_size)
-            if found := store.find(wanted_key, rows=len(wanted), source=wanted_source):
-                return found
+        if not force and (found := _extracted_meanwhile(store, dataset, key, source, skip=skip, shard_of=shard_of)):
+            return found
         ordered = in_key_order(dataset)
-        started = time.perf_counter()
-        features, bad = extract(ordered, config=config, skip=on_bad_image == "skip", name=name)
-        seconds = time.perf_counter() - started
+        with turn(), devices.taken(names) as device:
+            started = time.perf_counter()
+            features, bad = extract(ordered, config=config, device=device, skip=skip, name=name)
+            seconds = time.perf_counter() - started
+        if not len(features) and (shard_of is None or not bad):
+            first = f"; the first: {bad[0][1]}" if bad else ""
+            raise DatasetError(f"none of the {len(ordered)} images of {name} can be read{first}")
         log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
-        details = {
-            "extractor": {**source.extractor, "device": str(resolve_device(config.device)), "libraries": _libraries()},
+        details: dict[str, Any] = {
+            "extractor": {**source.extractor, "device": device, "libraries": _libraries()},
             "seconds": round(seconds, 3),
             "images_per_second": round(len(features) / seconds, 2),
         }
-        if not bad:
-            forget_skipped(store, key)
-            return store.keep(key, features, source=source, **details)
-        log.warning("%s: skipped %d of %d images that cannot be read", name, len(bad), len(dataset))
-        good = np.delete(np.arange(len(ordered)), [position for position, _ in bad])
-        remaining, good_source = part_of(ordered, source, good.tolist())
-        skipped = [SkippedImage(error.path, error.reason) for _, error in bad]
-        remember_skipped(store, key, [position for position, _ in bad], skipped, source)
-        good_key = feature_key(remaining, suffix=suffix, batch_size=batch_size)
-        skipped_images = [asdict(image) for image in skipped]
-        return store.keep(good_key, features, source=good_source, skipped=skipped_images, **details)
+        _, good_source, skipped = without_bad(store, key, ordered, source, bad, name=name)
+        good_key = key_of(good_source) if skipped else key
+        if not len(features):
+            return _nothing(store, good_key)
+        if shard_of is not None and not _is_somebodys(store, good_key):
+            details["shard_of"] = shard_of
+        if skipped:
+            details["skipped"] = [asdict(image) for image in skipped]
+        return store.keep(good_key, features, source=good_source, **details)
+
+
+def _extracted_meanwhile(
+    store: FeatureStore, dataset: Any, key: str, source: Source, *, skip: bool, shard_of: str | None
+) -> FeatureSet | None:
+    """What another process has extracted while this one waited: all of the images, the good ones, or the whole."""
+    if skip:
+        dataset, source, skipped = without_skipped(store, key, dataset, source)
+        key = key_of(source) if skipped else key
+        if not len(dataset):
+            return _nothing(store, key) if shard_of else None
+    found = store.find(key, rows=len(dataset), source=source)
+    return found or (pieces.cut_out(store, key, shard_of, source) if shard_of else None)
+
+
+def _nothing(store: FeatureStore, key: str) -> FeatureSet:
+    """The features of no image at all, which are stored nowhere."""
+    nothing = np.empty((0, 0), np.float32)
+    return FeatureSet(key, str(store.path(key)), (0, 0), "float32", codec.digest(nothing), unsaved=nothing)
+
+
+def _is_somebodys(store: FeatureStore, key: str) -> bool:
+    """Whether there are features under the key of a shard that were not made as one."""
+    return store.path(key).exists() and "shard_of" not in store.manifest(key)
 
 
 def _libraries() -> dict[str, str]:
@@ -133,39 +162,47 @@ def _libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")}
 
 
-def in_key_order(dataset: Any) -> Any:
-    """The dataset with its rows in the order that the key implies: for a Subset, ascending indices."""
-    base, indices = resolve_subset(dataset)
-    return dataset if indices is None else Subset(base, sorted(indices))
-
-
 def extract(
-    dataset: Dataset[Any], *, config: ExtractorConfig, skip: bool = False, name: str = "dataset"
+    dataset: Dataset[Any],
+    *,
+    config: ExtractorConfig,
+    device: str | None = None,
+    skip: bool = False,
+    name: str = "dataset",
 ) -> tuple[FloatArray, list[tuple[int, ImageReadError]]]:
     """Run a model over a dataset, in its order.
 
+    Args:
+        dataset: Images by position.
+        config: Which model.
+        device: Where it runs; by default on the first that the configuration allows.
+        skip: Leave out images that cannot be read.
+        name: For the progress bar.
+
     Returns:
-        float32 features (N, D) of the images that can be read, and the others' positions with their errors.
+        float32 features (N, D) of the images that can be read, (0, 0) where none can; and the others' positions with
+        their errors.
 
     Raises:
-        ImageReadError: An image cannot be read, and bad ones are not to be skipped.
-        DatasetError: No image can be read.
+        ImageReadError: An image cannot be read, and bad ones are not to be skipped; or the file system fails, which
+            says nothing about the image.
         ExtractorError: The model cannot be had.
+        StoppedError: The run was asked to stop.
     """
-    device = resolve_device(config.device)
-    extractor = make_extractor(config)
-    with _BUILDING:  # torch.fx traces in one thread at a time
-        model = _model(config, device, extractor.suffix)
+    device = device or devices.available(config.device)[0]
+    model = _model(config, device)
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     features: FloatArray | None = None
     bad: list[tuple[int, ImageReadError]] = []
     filled = 0
     with _inference(device, config), tqdm(total=total, desc=name, unit="img", disable=None, leave=False) as bar:
         for batch in _loader(dataset, config, device):
-            if batch.bad and not skip:
-                raise batch.bad[0][1]
+            for _, error in batch.bad:
+                if not skip or errno_can_pass(error.errno):
+                    raise error
             bad += batch.bad
             for images in _micro_batches(batch.images, device):
+                stopping.check()
                 rows = model(images.to(device, non_blocking=True, memory_format=torch.channels_last)).float()
                 if features is None:
                     features = np.empty((total, rows.shape[1]), dtype=np.float32)
@@ -173,68 +210,82 @@ def extract(
                 torch.from_numpy(features[filled : filled + len(rows)]).copy_(rows)
                 filled += len(rows)
             bar.update(len(batch.images) + len(batch.bad))
-    if features is None:
-        first = f"; the first: {bad[0][1]}" if bad else ""
-        raise DatasetError(f"none of the {total} images of {name} can be read{first}")
-    return features[:filled], bad
+    return np.empty((0, 0), np.float32) if features is None else features[:filled], bad
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device, or the CPU.
-
-    Raises:
-        ExtractorError: The device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ExtractorError(f"device {name!r} cannot be used here ({reason}); use 'device: auto' or 'cpu'") from error
-    return device
+_models: dict[str, tuple[tuple[ExtractorConfig, str], nn.Module]] = {}  # the one that was used last on each device
+_building = threading.Lock()  # torch.fx traces in one thread at a time
 
 
-@lru_cache(maxsize=1)  # one model in memory; every dataset of a run uses the same
-def _model(config: ExtractorConfig, device: torch.device, suffix: str) -> nn.Module:  # noqa: ARG001 - another file of weights is another model
-    return make_extractor(config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+def _model(config: ExtractorConfig, device: str) -> nn.Module:
+    """A model on a device, where every dataset of a run uses the same; the one before it goes first."""
+    wanted = config, make_extractor(config).suffix  # another file of weights is another model
+    with _building:
+        if device not in _models or _models[device][0] != wanted:
+            _models.pop(device, None)
+            model = make_extractor(config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _models[device] = wanted, model
+        return _models[device][1]
 
 
 @contextmanager
-def _inference(device: torch.device, config: ExtractorConfig) -> Iterator[None]:
+def _inference(device: str, config: ExtractorConfig) -> Iterator[None]:
     """float32 means float32 on every device: cuDNN would use TF32 by itself."""
     with (
         torch.inference_mode(),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        _exact_cudnn(),
         # one dtype on every device, since there is one suffix; left to itself, torch takes bfloat16 on the CPU
-        torch.autocast(device.type, dtype=torch.float16, enabled=config.precision == "amp"),
+        torch.autocast(torch.device(device).type, dtype=torch.float16, enabled=config.precision == "amp"),
     ):
         yield
 
 
-def _micro_batches(images: torch.Tensor | list[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+_exact = ExitStack()
+_exact_for = 0
+_counting = threading.Lock()
+
+
+@contextmanager
+def _exact_cudnn() -> Iterator[None]:
+    """The switches belong to the process and not to a thread: the first one in sets them, the last one sets them back."""
+    global _exact_for  # noqa: PLW0603
+    with _counting:
+        if not _exact_for:
+            _exact.enter_context(
+                torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            )
+        _exact_for += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _exact_for -= 1
+            if not _exact_for:
+                _exact.close()
+
+
+def _micro_batches(images: torch.Tensor | list[torch.Tensor], device: str) -> Iterator[torch.Tensor]:
     """What the model sees at once. Order is kept; images of different sizes go one by one."""
     if isinstance(images, list):
         yield from (image[None] for image in images)
         return
     size = len(images)
-    if device.type == "cpu":
+    if device == "cpu":
         size = max(8, _CPU_PIXELS // (images.shape[-1] * images.shape[-2]))
     yield from torch.split(images, size) if len(images) else ()
 
 
-def _loader(dataset: Dataset[Any], config: ExtractorConfig, device: torch.device) -> DataLoader[Any]:
+def _loader(dataset: Dataset[Any], config: ExtractorConfig, device: str) -> DataLoader[Any]:
     workers = config.workers
     if workers is None:
         # the CPU's cores belong to the model; next to an accelerator they have nothing else to do
-        spare = 0 if device.type == "cpu" else _cpus()
+        spare = 0 if device == "cpu" else _cpus()
         workers = min(spare, 16, len(dataset) // _IMAGES_PER_WORKER)  # type: ignore[arg-type]
     return DataLoader(
         _Readable(dataset),
         batch_size=config.batch_size,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.startswith("cuda"),
         collate_fn=_collate,
     )
 
@@ -254,12 +305,13 @@ class _Readable(Dataset[Any]):
         return len(self._dataset)
 
     def __getitem__(self, position: int) -> Any:
+        stopping.check()
         try:
             item = self._dataset[position]
         except ImageReadError as error:
             return position, error
         except OSError as error:  # as torchvision's own datasets raise it
-            return position, ImageReadError(f"number {position}", str(error))
+            return position, ImageReadError(f"number {position}", str(error), errno=error.errno)
         return position, item[0] if isinstance(item, (tuple, list)) else item
 
 

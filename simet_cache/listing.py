@@ -62,10 +62,14 @@ class Fingerprint:
             rows: Their positions.
             total: How many rows this fingerprint is of.
         """
+        return self.of_parts([rows], total=total)[0]
+
+    def of_parts(self, parts: Sequence[Sequence[int]], *, total: int) -> list[Fingerprint]:
+        """The same for several parts, for which the list of files is unpacked once."""
         entries = _parsed(self.listing) if self.listing else []
         if len(entries) != total:
-            return self
-        return Fingerprint.of([_entry(*entries[row]) for row in rows])
+            return [self] * len(parts)
+        return [Fingerprint.of([_entry(*entries[row]) for row in rows]) for rows in parts]
 
     def to_json(self) -> dict[str, int | str] | str:
         """The digests, without the listing."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from simet_cache import stopping
 from simet_cache.atomic import is_held
 from simet_cache.errors import StoreError
 
@@ -45,6 +46,7 @@ def computing(folder: Path, key: str, *, what: str = "features") -> Iterator[Non
 
     Raises:
         StoreError: This thread is computing it already, and would wait for itself.
+        StoppedError: The run was asked to stop while it waited.
     """
     lock = _acquired(folder / "locks" / f"{key}.lock", key, what)
     try:
@@ -61,10 +63,11 @@ def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
     try:
         file.parent.mkdir(exist_ok=True)
         try:
-            lock.acquire(timeout=_PATIENCE)
+            lock.acquire(timeout=_PATIENCE, cancel_check=stopping.requested)
         except Timeout:
+            stopping.check()
             log.warning("Waiting for %s, which computes %s for key %s", _holder(file), what, key)
-            lock.acquire()
+            _acquire_unless_stopped(lock)
     except RuntimeError as error:  # it would wait for itself
         raise StoreError(f"{what} for key {key} are wanted by the very function that computes them") from error
     except OSError as error:
@@ -78,6 +81,16 @@ def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
         with suppress(OSError):  # rather no name than that of the last holder
             note.unlink()
     return lock
+
+
+def _acquire_unless_stopped(lock: BaseFileLock) -> None:
+    while True:
+        try:
+            lock.acquire(cancel_check=stopping.requested)
+        except Timeout:
+            stopping.check()
+        else:
+            return
 
 
 def _overwrite(file: Path, text: bytes) -> None:

@@ -96,6 +96,14 @@ def push(store: FeatureStore, key: str, *, url: str) -> bool:
     return False
 
 
+def forget(key: str, *, url: str) -> None:
+    """Remove an entry there: first the manifest, without which nobody looks at the others."""
+    remote = remote_at(url)
+    with _warned(remote, key):
+        for suffix in (".json", ".files", ".pkl"):
+            remote.remove(f"{key}{suffix}")
+
+
 def catch_up(store: FeatureStore, *, url: str) -> None:
     """Put there what earlier runs could not."""
     name = remote_at(url).name

@@ -101,6 +101,15 @@ class Remote:
                     self._ask("rm_file", partial)
                 raise
 
+    def remove(self, name: str) -> None:
+        """Remove a file; it may be gone already.
+
+        Raises:
+            RemoteError: It cannot be removed.
+        """
+        with suppress(_MissingError), self._trying("write", f"remove {name} from"):
+            self._ask("rm_file", f"{self._root}/{name}")
+
     def _chunks(self, name: str, limit: float = float("inf")) -> Generator[bytes]:
         with self._trying("read", f"read {name} from"):
             path = f"{self._root}/{name}"

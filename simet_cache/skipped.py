@@ -58,6 +58,59 @@ def remember_skipped(
         log.warning("cannot write %s: %s", path, error.strerror or error)
 
 
+def without_bad(
+    store: FeatureStore,
+    key: str,
+    dataset: Any,
+    source: Source,
+    bad: Sequence[tuple[int, ImageReadError]],
+    *,
+    name: str,
+) -> tuple[Any, Source, list[SkippedImage]]:
+    """The dataset without the images that have turned out to be bad, which are remembered from now on.
+
+    Args:
+        store: Where they are remembered.
+        key: The key of ``dataset``.
+        dataset: In the order of its key.
+        source: What it was when its images were read.
+        bad: Positions in it, ascending, and why.
+        name: For the message.
+
+    Returns:
+        The rest, as a dataset and as a source, and what is left out; where nothing is, ``dataset`` and ``source``.
+    """
+    if not bad:
+        forget_skipped(store, key)
+        return dataset, source, []
+    log.warning("%s: skipped %d of %d images that cannot be read", name, len(bad), len(dataset))
+    skipped = [SkippedImage(error.path, error.reason) for _, error in bad]
+    remember_skipped(store, key, [position for position, _ in bad], skipped, source)
+    positions = {position for position, _ in bad}
+    good = [position for position in range(len(dataset)) if position not in positions]
+    return *part_of(dataset, source, good), skipped
+
+
+def remembered(store: FeatureStore, key: str, source: Source) -> dict[int, SkippedImage]:
+    """The images of a dataset that an earlier run could not read, by their position in the order of the key.
+
+    Args:
+        store: Where they were remembered.
+        key: The key of the dataset with all of its images.
+        source: What it is at this moment; without a fingerprint nothing is known of its images.
+    """
+    try:
+        record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
+        skipped = {int(one["position"]): SkippedImage(one["path"], one["reason"]) for one in record["skipped"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
+        return {}
+    same = Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint)
+    return skipped if same is True else {}
+
+
 def without_skipped(
     store: FeatureStore, key: str, dataset: Any, source: Source
 ) -> tuple[Any, Source, list[SkippedImage]]:
@@ -73,33 +126,28 @@ def without_skipped(
         The rest, as a dataset and as a source, and what is left out; ``dataset`` and ``source`` themselves and an empty
         list where nothing was remembered, or the files may have changed since.
     """
-    try:
-        record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
-        bad = {int(entry["position"]) for entry in record["skipped"]}
-        skipped = [SkippedImage(entry["path"], entry["reason"]) for entry in record["skipped"]]
-    except FileNotFoundError:
-        return dataset, source, []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
+    skipped = remembered(store, key, source)
+    if not skipped:
         return dataset, source, []
     base, indices = resolve_subset(dataset)
-    if Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint) is not True:
-        return dataset, source, []
     if store.look(key, rows=len(dataset), source=source).status == "hit":
         return dataset, source, []
     ascending = sorted(range(len(base)) if indices is None else indices)
-    if any(_readable(base, index) for position, index in enumerate(ascending) if position in bad):
+    if any(why_unreadable(base, index) is None for position, index in enumerate(ascending) if position in skipped):
         return dataset, source, []
-    good = [position for position in range(len(ascending)) if position not in bad]
-    return *part_of(Subset(base, ascending), source, good), skipped
+    good = [position for position in range(len(ascending)) if position not in skipped]
+    return *part_of(Subset(base, ascending), source, good), list(skipped.values())
 
 
-def _readable(dataset: Any, index: int) -> bool:
+def why_unreadable(dataset: Any, index: int) -> ImageReadError | None:
+    """Why an image cannot be read; None where it can."""
     try:
         dataset[index]
-    except (ImageReadError, OSError):  # the latter as torchvision's own datasets raise it
-        return False
-    return True
+    except ImageReadError as error:
+        return error
+    except OSError as error:  # as torchvision's own datasets raise it
+        return ImageReadError(f"number {index}", str(error), errno=error.errno)
+    return None
 
 
 def forget_skipped(store: FeatureStore, key: str) -> None:

@@ -17,18 +17,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from simet_cache import changes, codec, locks, manifest
 from simet_cache.atomic import Staged, reported, sweep, version_of
-from simet_cache.codec import FloatArray
+from simet_cache.codec import FloatArray, Layout
 from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.look import Look, facts, look
@@ -154,10 +154,53 @@ class FeatureStore:
         """
         check_features(features)
         features = np.asarray(features)
+        return self._put(key, lambda file: codec.write(features, file), features, source, details)
+
+    def put_blocks(
+        self,
+        key: str,
+        blocks: Iterable[memoryview],
+        *,
+        shape: tuple[int, int],
+        dtype: str,
+        source: Source | None = None,
+        **details: Any,
+    ) -> FeatureSet:
+        """Store features that come in blocks, so that they need not be in memory; else as ``put``.
+
+        Args:
+            key: The documented md5.
+            blocks: The values as ``codec.blocks_of`` gives them; they are known to be finite.
+            shape: (N, D), neither of them zero.
+            dtype: float16, float32 or float64.
+            source: What they were made from.
+            details: What else the manifest shall say, as JSON values.
+
+        Raises:
+            FeaturesError: The blocks are too short or too long; nothing is written.
+            StoreError: The file cannot be written; an older entry is untouched. Whatever the blocks raise passes.
+        """
+        features = Layout(shape, np.dtype(dtype), 0)
+        return self._put(
+            key,
+            lambda file: codec.write_blocks(blocks, file, shape=shape, dtype=features.dtype),
+            features,
+            source,
+            details,
+        )
+
+    def _put(
+        self,
+        key: str,
+        write_features: Callable[[IO[bytes]], str],
+        features: FloatArray | Layout,
+        source: Source | None,
+        details: Mapping[str, Any],
+    ) -> FeatureSet:
         made_from = source or Source()
 
         def write(new: Staged) -> dict[str, Any]:
-            digest = codec.write(features, new.file)
+            digest = write_features(new.file)
             return {
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "written_by": program(),
@@ -317,6 +360,34 @@ class FeatureStore:
         path = self.path(key)
         with reported("cannot remove", path):
             return changes.remove(path)
+
+    def drop_shard(self, key: str, *, shard_of: str) -> int:
+        """Remove a shard whose features are in the whole by now, here and at the remote.
+
+        Processes that live have used it: they made it. But an entry that was there before is no shard, and stays.
+
+        Args:
+            key: Of the shard.
+            shard_of: The key of the whole that it was made for, as its manifest says.
+
+        Returns:
+            How many bytes that freed; 0 where it is no shard of that whole, or being computed, or not there.
+
+        Raises:
+            StoreError: It cannot be removed.
+        """
+        path = self.path(key)
+        with reported("cannot remove", path):
+            freed = changes.remove(path, shard_of=shard_of)
+        if freed and self.remote:
+            _mirror().forget(key, url=self.remote)
+        return freed
+
+    def forget_notes(self, key: str) -> None:
+        """Remove what is noted about a key under which there are no features."""
+        path = self.path(key)
+        with reported("cannot remove what is noted about", path):
+            changes.forget_notes(path)
 
     def files(self, key: str) -> list[Path]:
         """Every file of an entry that is there, the features first."""

@@ -32,7 +32,7 @@ from simet_cache.errors import (
     KeyInputError,
     SimetCacheError,
 )
-from simet_cache.extraction import Batch, extract, extract_to_store, in_key_order, resolve_device
+from simet_cache.extraction import Batch, extract, extract_to_store, in_key_order
 from simet_cache.extractors import Extractor, make_extractor
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key
@@ -78,9 +78,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tiny]]:
         return models[-1]
 
     monkeypatch.setattr(extraction, "make_extractor", lambda config: Extractor(SUFFIX, Reads(), build))
-    extraction._model.cache_clear()
+    extraction._models.clear()
     yield models
-    extraction._model.cache_clear()
+    extraction._models.clear()
 
 
 @pytest.fixture
@@ -290,13 +290,6 @@ def test_another_file_of_weights_is_another_model(
 # Devices
 
 
-def test_auto_takes_the_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, device in [(True, "cuda"), (False, "cpu")]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert resolve_device("auto") == torch.device(device)
-    assert resolve_device("cpu") == torch.device("cpu")
-
-
 @pytest.mark.parametrize("name", ["cuda:99", "mps"])
 def test_a_device_that_is_not_there(store: FeatureStore, name: str) -> None:
     with pytest.raises(ExtractorError) as caught:
@@ -325,7 +318,7 @@ def test_batches_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_are_for_what_the_model_leaves_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def workers(images: int, device: str, **options: Any) -> int:
         dataset = Items([None] * images)
-        return extraction._loader(dataset, config(**options), torch.device(device)).num_workers
+        return extraction._loader(dataset, config(**options), device).num_workers
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))  # of a machine that may have more
     assert workers(100_000, "cpu") == 0
@@ -333,7 +326,7 @@ def test_workers_are_for_what_the_model_leaves_idle(monkeypatch: pytest.MonkeyPa
     assert workers(100, "cuda") == 0
     assert workers(100, "cpu", workers=2) == 2
     assert workers(100_000, "cuda", workers=0) == 0
-    assert extraction._loader(Items([]), config(), torch.device("cuda")).pin_memory is True
+    assert extraction._loader(Items([]), config(), "cuda:0").pin_memory is True
 
 
 # Images that cannot be read
@@ -560,7 +553,7 @@ def test_threads_build_one_model_and_extract_the_same(tmp_path: Path, monkeypatc
     dataset.transform = make_extractor(real).transform
     with ThreadPoolExecutor(4) as pool:
         found = [future.result()[0] for future in [pool.submit(extract, dataset, config=real) for _ in range(4)]]
-    extraction._model.cache_clear()
+    extraction._models.clear()
     expected, _ = extract(dataset, config=real)
     for features in found:
         np.testing.assert_array_equal(features, expected)

@@ -13,6 +13,7 @@ from simet_cache import errors
 PUBLIC = {
     "ConfigError",
     "DamagedEntryError",
+    "DamagedShardError",
     "DatasetError",
     "EvaluationConfig",
     "ExtractorError",
@@ -27,6 +28,7 @@ PUBLIC = {
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",
+    "StoppedError",
     "StoreError",
     "UnsafePickleError",
     "WeightsError",

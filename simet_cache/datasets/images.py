@@ -61,7 +61,7 @@ def read_image(path: str | Path) -> Image.Image:
         with open(path, "rb") as file:
             return decode_image(file, path)
     except (OSError, ValueError) as error:
-        raise ImageReadError(path, _reason(error)) from error
+        raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
 
 
 def decode_image(file: BinaryIO, name: str | Path) -> Image.Image:
@@ -75,7 +75,7 @@ def decode_image(file: BinaryIO, name: str | Path) -> Image.Image:
     except ImageReadError as error:
         raise ImageReadError(name, error.reason) from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
-        raise ImageReadError(name, _reason(error)) from error
+        raise ImageReadError(name, _reason(error), errno=getattr(error, "errno", None)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

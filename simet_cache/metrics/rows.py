@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from xxhash import xxh3_128_intdigest
 
+from simet_cache import stopping
 from simet_cache.errors import MetricError
 
 Features: TypeAlias = NDArray[Any]  # (N, D), real floating point, finite
@@ -91,8 +92,14 @@ def _check_values(array: Features, where: str) -> None:
 
 
 def slices(count: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``step`` that cover ``range(count)``."""
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+    """Consecutive slices of at most ``step`` that cover ``range(count)``: every long loop of a metric is over some.
+
+    Raises:
+        StoppedError: Between two of them, the run was asked to stop.
+    """
+    for start in range(0, count, step):
+        stopping.check()
+        yield slice(start, min(start + step, count))
 
 
 def _cached_parts(features: Features) -> Iterator[Features]:
