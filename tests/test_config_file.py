@@ -17,8 +17,9 @@ from simet_cache.metrics import Intervals
 REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
 TOP_KEYS = (
-    "reference, datasets, cache_dir, output, extractor, metrics, intervals, per_class, restraints, on_bad_image,"
-    " on_stale, verify, fingerprint, remote, force_recompute"
+    "references, reference, datasets, cache_dir, output, extractors, extractor, metrics, exclude, intervals, per_class,"
+    " restraints, on_bad_image, on_stale, verify, fingerprint, remote, force_recompute, shard_size, keep_shards,"
+    " max_in_flight, retries, extraction_limit, task_runner"
 )
 
 Load = Callable[..., EvaluationConfig]
@@ -64,6 +65,10 @@ def names(config: EvaluationConfig) -> list[str]:
     return [dataset.name for dataset in config.datasets]
 
 
+def applies(config: EvaluationConfig, metric: str, dataset: str) -> bool:
+    return config.restraints[metric].applies_to(dataset, reference="real", extractor=("inception_v3",))
+
+
 # What is good
 
 
@@ -87,12 +92,12 @@ def test_the_issues_ten_lines_work_as_written(load: Load, project: Path) -> None
     assert names(config) == ["ckpt-10k", "10k", "20k", "ckpt-20k", "ckpt-30k"]
     assert config.datasets[0].subset.model_dump() == {"size": 10000, "seed": 0}
     assert config.metrics == {"fid": {}, "kid": {}, "precision": {}, "recall": {}}
-    assert [name for name in names(config) if config.restraints["fid"].applies_to(name)] == [
+    assert [name for name in names(config) if applies(config, "fid", name)] == [
         "ckpt-10k",
         "ckpt-20k",
         "ckpt-30k",
     ]
-    assert all(config.restraints["precision"].applies_to(name) for name in names(config))
+    assert all(applies(config, "precision", name) for name in names(config))
 
 
 def test_every_field_but_two_has_a_default(load: Load, project: Path) -> None:
@@ -238,7 +243,7 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         ),
         # wrong types
         ("extractor: 3", "extractor: expected a mapping, found 3"),
-        ("extractor:", "extractor: expected a mapping, found nothing"),
+        ("task_runner:", "task_runner: expected a mapping, found nothing"),
         ("extractor: []", "extractor: expected a mapping, found an empty list"),
         ("extractor: {name: }", "extractor.name: expected text, found nothing"),
         ("extractor: {name: [a]}", "extractor.name: expected text, found a list"),
@@ -438,7 +443,7 @@ def test_an_unknown_parameter_of_a_metric(load: Load) -> None:
         (
             "{glob: samples/*}",
             "reference: expected a mapping with one of the keys path, torchvision, digits, found glob,"
-            " which may name many; a reference is one",
+            " which may name many; several references stand under references",
         ),
         (
             "data/real",
@@ -450,7 +455,7 @@ def test_an_unknown_parameter_of_a_metric(load: Load) -> None:
             " Did you mean 'path'?",
         ),
         ("{}", "reference: expected a mapping with one of the keys path, torchvision, digits, found an empty mapping"),
-        ("", "reference: expected a mapping with one of the keys path, torchvision, digits, found nothing"),
+        ("", "reference: expected one dataset here, or several under references; found neither"),
     ],
 )
 def test_what_may_be_wrong_with_the_reference(load: Load, reference: str, line: str) -> None:
@@ -479,7 +484,7 @@ KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits
         ("{path: samples/20k, clases: true}", "datasets.1.clases: unknown key. Did you mean 'classes'?"),
         (
             "{path: samples/20k, root: x}",
-            "datasets.1.root: unknown key. Known here: name, subset, path, classes",
+            "datasets.1.root: unknown key. Known here: name, step, subset, path, classes",
         ),
         ("{path: samples/20k, classes: 5}", "datasets.1.classes: expected true or false, found 5"),
         ("{path: samples/20k, name: 5}", "datasets.1.name: expected text, found 5"),
@@ -535,7 +540,7 @@ def test_what_may_be_wrong_with_a_dataset(load: Load, dataset: str, line: str) -
     ("text", "lines"),
     [
         (REFERENCE, ["c.yaml: datasets: this key is required"]),
-        ("datasets: [{path: samples/10k}]", ["c.yaml: reference: this key is required"]),
+        ("datasets: [{path: samples/10k}]", ["c.yaml: reference: expected one dataset here, or several under references; found neither"]),
         (REFERENCE + "datasets: []", ["c.yaml:2: datasets: expected at least one entry, found none"]),
         (REFERENCE + "datasets: {path: samples/10k}", ["c.yaml:2: datasets: expected a list, found a mapping"]),
         (REFERENCE + "datasets:", ["c.yaml:2: datasets: expected a list, found nothing"]),
@@ -575,7 +580,7 @@ def test_a_reference_that_cannot_be_listed(load: Load, monkeypatch: pytest.Monke
     def has_images(root: Path) -> bool:
         raise DatasetError(f"cannot list folder {root}: permission denied")
 
-    monkeypatch.setattr("simet_cache.config.has_images", has_images)
+    monkeypatch.setattr("simet_cache.config.datasets.has_images", has_images)
     assert refused(load, GOOD) == ["c.yaml:1: reference.path: cannot list folder ./data/real: permission denied"]
 
 
@@ -746,7 +751,7 @@ def test_a_mapping_without_a_value_can_be_filled(load: Load) -> None:
         ("a=2001-99-99", "--set a=2001-99-99: the value is no valid YAML: month must be in 1..12"),
         ("a={b: 1, b: 2}", "--set a={b: 1, b: 2}: b: this key stands twice"),
         ("metrics={3: {}}", "--set metrics={3: {}}: 3: expected text as a key; put it in quotes"),
-        ("extractor=", "--set extractor: extractor: expected a mapping, found nothing"),
+        ("restraints=", "--set restraints: restraints: expected a mapping, found nothing"),
         ("extractor.nam=x", "--set extractor.nam: extractor.nam: unknown key. Did you mean 'name'?"),
         ("a..b=3", f"--set a..b: a: unknown key. Known here: {TOP_KEYS}"),
         ("cache_dir.x=3", "--set cache_dir.x: cache_dir: expected a path, found a mapping"),
