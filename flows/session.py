@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import TaskRun
-from prefect.client.schemas.sorting import TaskRunSort
+from prefect._internal.control_listener import get_intent
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
@@ -35,12 +36,16 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
+from prefect.states import Cancelled
 
 from simet_cache.errors import ConfigError, SimetCacheError
 
-TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+STOPPED = (KeyboardInterrupt, TerminationSignal)  # Ctrl-C, and SIGTERM as Prefect raises it in a flow
 
-_PAGE = 200  # the most task runs that one request may ask for
+_PATIENCE = 10.0  # seconds without progress
+_LAST_RESORT = 3.0  # seconds that threads have to end when all else is done
+_LATER = "what was extracted is kept, and the next run goes on from there"
 
 
 @contextmanager
@@ -89,48 +94,103 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def cancelled(stop: BaseException) -> State[int]:
+    """The end of a flow run that was told to stop; without it Prefect would call the run crashed.
+
+    ::
+
+        try:
+            ...
+        except STOPPED as stop:
+            return cancelled(stop)
+
+    Args:
+        stop: What was raised in the flow's body, one of ``STOPPED``.
+
+    Returns:
+        A cancelled state; its data is the exit code of a command.
+
+    Raises:
+        TerminationSignal: It was Prefect itself that ends this process, since somebody cancelled the run in the UI or
+            it is to be run elsewhere; then the state is Prefect's to decide.
+    """
+    if get_intent() is not None:
+        raise stop
+    name, code = ("SIGTERM", TERMINATED) if isinstance(stop, TerminationSignal) else ("Ctrl-C", INTERRUPTED)
+    return Cancelled(message=f"stopped by {name}; {_LATER}", data=code)
+
+
+def left(state: State[int]) -> int:
+    """Say that a command was stopped, and end it with the exit code of its signal.
+
+    Everything is on disk and recorded by now. Where a task's thread does not end, the process does so without it, some
+    seconds after this function was called.
+    """
+    print(state.message, file=sys.stderr)
+    code: int = getattr(state.data, "result", state.data)  # type: ignore[arg-type, assignment]
+    last_resort = threading.Timer(_LAST_RESORT, _end, [code])
+    last_resort.daemon = True
+    last_resort.start()
+    return code
+
+
+def give_up_on(task_run_ids: Iterable[UUID]) -> None:
+    """Record that task runs were cancelled which may go on, but of which nobody will hear any more."""
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        for task_run_id in task_run_ids:
+            with suppress(PrefectHTTPStatusError, ObjectNotFound):
+                client.set_task_run_state(task_run_id, Cancelled(message="did not end when it was told to"), force=True)
+
+
+def _end(code: int) -> None:
+    SubprocessASGIServer().stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _one_sentence(record: logging.LogRecord) -> bool:
     """Prefect logs an exception twice, once with its traceback; for our own errors their sentence is enough."""
     return not (record.exc_info and isinstance(record.exc_info[1], SimetCacheError))
 
 
-def wait_until_recorded(flow_run_id: UUID | None, *, last: str, patience: float = 5.0) -> bool:
+def wait_until_recorded(flow_run_id: UUID | None, *, last: str | None, patience: float = _PATIENCE) -> bool:
     """Wait until the server has the final state of every task run.
 
-    Events reach it in order: when the last task run is there and no other is unfinished, all are.
+    The events of one process reach it in order: when the last task run is there and no other is unfinished, all are.
 
     Args:
         flow_run_id: Of the flow run that has ended.
-        last: The name of its last task run.
-        patience: Seconds after which to give up.
+        last: The name of its last task run; None where nobody knows which one it is, as in a run that was stopped.
+        patience: Seconds without any progress after which to give up.
 
     Returns:
         Whether all are recorded.
     """
-    EventsWorker.drain_all(timeout=int(patience))
-    APILogWorker.drain_all(timeout=int(patience))
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        try:
-            runs = _task_runs(flow_run_id)
-        except (httpx.HTTPError, PrefectHTTPStatusError):  # a server that is gone will not record more
-            return False
-        if last in {run.name for run in runs} and all(run.state and run.state.is_final() for run in runs):
-            return True
-        time.sleep(0.05)
+    give_up = time.monotonic() + patience
+    finished, pause = -1, 0.05
+    try:
+        EventsWorker.drain_all(timeout=int(patience))
+        APILogWorker.drain_all(timeout=int(patience))
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < give_up:
+                there = last is None or _count(client, flow_run_id, last=last)
+                if there and not _count(client, flow_run_id, final=False):
+                    return True
+                if (now := _count(client, flow_run_id)) > finished:
+                    finished, give_up = now, time.monotonic() + patience
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+    except (httpx.HTTPError, PrefectHTTPStatusError):  # a server that is gone will not record more
+        pass
     return False
 
 
-def _task_runs(flow_run_id: UUID | None) -> list[TaskRun]:
-    runs: list[TaskRun] = []
-    with get_client(sync_client=True) as client:
-        while True:
-            page = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
-                sort=TaskRunSort.ID_DESC,
-                limit=_PAGE,
-                offset=len(runs),
-            )
-            runs += page
-            if len(page) < _PAGE:
-                return runs
+def _count(client: SyncPrefectClient, flow_run_id: UUID | None, *, final: bool = True, last: str | None = None) -> int:
+    """How many task runs of a flow run are in a final state, or not; counted by the server, so many cost as few."""
+    states = TERMINAL_STATES if final else set(StateType) - TERMINAL_STATES
+    task_runs: dict[str, Any] = {"state": {"type": {"any_": sorted(state.value for state in states)}}}
+    if last is not None:
+        task_runs["name"] = {"any_": [last]}
+    wanted = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}, "task_runs": task_runs}
+    return int(client.request("POST", "/task_runs/count", json=wanted).json())

@@ -1,0 +1,192 @@
+"""Task runs side by side, of which at most so many are unfinished: in threads, on Dask, or on Ray.
+
+::
+
+    with in_flight(config, on_stop=stopping.request) as crew:
+        futures = [crew.submit(extract_features, dataset=dataset, ...) for dataset in datasets]
+        ...
+
+A flow's decorator cannot know which runner its configuration asks for, so the runner is started in the flow's body.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prefect import Task
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.callables import get_call_parameters
+
+from flows.session import give_up_on
+from simet_cache.errors import ConfigError
+
+GRACE = 5.0  # seconds that task runs have to end once they were told to
+
+OnStop = Callable[[], None]
+
+
+class TaskRunnerConfig(Protocol):
+    """Which runner: ``threads``, ``dask`` or ``ray``, at which address, with how many workers."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def address(self) -> str | None: ...  # noqa: D102
+    @property
+    def workers(self) -> int | None: ...  # noqa: D102
+
+
+class InFlightConfig(Protocol):
+    """What of an ``EvaluationConfig`` is needed here."""
+
+    @property
+    def task_runner(self) -> TaskRunnerConfig: ...  # noqa: D102
+    @property
+    def max_in_flight(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the tasks.
+
+    Attributes:
+        submit: A task and its parameters by name, to be run as soon as there is room.
+        stop: Given the unfinished futures and what makes running tasks end: cancels what has not begun, and waits for
+            the rest, but not longer than ``GRACE``.
+    """
+
+    submit: Callable[[Task[..., Any], dict[str, Any]], PrefectFuture[Any]]
+    stop: Callable[[set[PrefectFuture[Any]], OnStop], None]
+
+
+class Crew:
+    """Takes task runs, and makes whoever has another one wait while too many are unfinished."""
+
+    def __init__(self, engine: Engine, places: int) -> None:
+        self._engine = engine
+        self._places = threading.Semaphore(places)
+        self._count = places
+        self._closed = False
+        self.unfinished: set[PrefectFuture[Any]] = set()
+
+    def submit(self, task: Task[..., Any], /, **parameters: Any) -> PrefectFuture[Any]:
+        """Start a task run; while ``max_in_flight`` are unfinished, wait until one of them, whichever it is, ends.
+
+        Raises:
+            RuntimeError: The ``with`` block has been left.
+        """
+        if self._closed:
+            raise RuntimeError("expected task runs inside of the with block of in_flight, found one after its end")
+        self._places.acquire()
+        try:
+            future = self._engine.submit(task, get_call_parameters(task.fn, (), parameters))
+        except BaseException:
+            self._places.release()
+            raise
+        self.unfinished.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def wait(self) -> None:
+        """Until every task run has ended."""
+        for _ in range(self._count):
+            self._places.acquire()
+        self._places.release(self._count)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._closed = True
+
+    def _ended(self, future: PrefectFuture[Any]) -> None:
+        self.unfinished.discard(future)
+        self._places.release()
+
+
+@contextmanager
+def in_flight(config: InFlightConfig, *, on_stop: OnStop = lambda: None) -> Iterator[Crew]:
+    """Start the configured task runner, for the body of a flow.
+
+    Left as usual, it waits for every task run. Left by an exception, be it Ctrl-C or SIGTERM, it cancels what has not
+    begun, gives the rest a few seconds to end, and leaves.
+
+    Args:
+        config: The evaluation: ``task_runner`` and ``max_in_flight``.
+        on_stop: Makes the tasks that are running end soon. It is called in the processes that run them, where these
+            are ours, so it has to be a function of a module.
+
+    Raises:
+        ConfigError: The runner is not installed, or cannot be reached.
+    """
+    with _started(config) as engine:
+        crew = Crew(engine, config.max_in_flight)
+        try:
+            yield crew
+            crew.wait()
+        except BaseException:
+            crew.close()
+            engine.stop(set(crew.unfinished), on_stop)
+            raise
+        finally:
+            crew.close()
+
+
+def require(runner: TaskRunnerConfig) -> None:
+    """Check that a task runner is installed, before anything is run.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    _module(runner.kind)
+
+
+def _started(config: InFlightConfig) -> AbstractContextManager[Engine]:
+    runner = config.task_runner
+    if runner.kind == "threads":
+        return _threads(runner.workers or config.max_in_flight)
+    started: AbstractContextManager[Engine] = _module(runner.kind).started(runner)
+    return started
+
+
+def _module(kind: str) -> Any:
+    """Where a kind of runner is started; the packages that it needs may not be there."""
+    try:
+        if kind == "dask":
+            from flows import on_dask  # noqa: PLC0415 - an extra
+
+            return on_dask
+        if kind == "ray":
+            from flows import on_ray  # noqa: PLC0415 - an extra
+
+            return on_ray
+    except ModuleNotFoundError as error:
+        sentence = f"task_runner: {kind}: the package {error.name} is not installed; pip install 'simet-cache[{kind}]'"
+        raise ConfigError([sentence]) from error
+    return None
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[Engine]:
+    with ExitStack() as stack:
+        runner: ThreadPoolTaskRunner[Any] = stack.enter_context(ThreadPoolTaskRunner(max_workers=workers))
+
+        def submit(task: Task[..., Any], parameters: dict[str, Any]) -> PrefectFuture[Any]:
+            return runner.submit(task=task, parameters=parameters)
+
+        def stop(unfinished: set[PrefectFuture[Any]], on_stop: OnStop) -> None:
+            on_stop()
+            running = {
+                one.wrapped_future: one.task_run_id
+                for one in unfinished
+                if isinstance(one, PrefectConcurrentFuture) and not one.wrapped_future.cancel()
+            }
+            if left := wait(running, timeout=GRACE).not_done:
+                stack.pop_all()  # the runner would wait for ever; how the process ends then is for the command to say
+                give_up_on(running[one] for one in left)
+
+        yield Engine(submit, stop)
