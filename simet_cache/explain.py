@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simet_cache.config import EvaluationConfig
+from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.errors import SimetCacheError, UnsafePickleError
-from simet_cache.featureset import FeatureSet
-from simet_cache.manifest import Source
-from simet_cache.plan import Planned, plan
+from simet_cache.plan import Planned, onlooker, plan
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import known, mapping
 
@@ -56,24 +52,32 @@ class Explained:
 
 
 def explain(config: EvaluationConfig) -> list[Explained]:
-    """Every dataset of a configuration, the reference first.
+    """Every dataset of a configuration with each of its extractors, the references first.
 
     Datasets that the configuration has made or downloaded, like its digits, are made where they are missing.
 
     Raises:
         StoreError: The cache folder cannot be read.
     """
-    with _onlooker(config) as store:
+    with onlooker(config) as store:
         keys = store.keys()
         manifests = {key: known(store, key) for key in keys}
-        return [_explained(one, config, store, manifests) for one in (config.reference, *config.datasets)]
+        return [
+            _explained(one, extractor, config, store, manifests)
+            for extractor in config.all_extractors
+            for one in (*config.all_references, *config.datasets)
+        ]
 
 
 def _explained(
-    one: Any, config: EvaluationConfig, store: FeatureStore, manifests: Mapping[str, Mapping[str, Any]]
+    one: Any,
+    extractor: ExtractorConfig,
+    config: EvaluationConfig,
+    store: FeatureStore,
+    manifests: Mapping[str, Mapping[str, Any]],
 ) -> Explained:
     try:
-        planned = plan(one, config, store)
+        planned = plan(one, extractor, config, store)
     except SimetCacheError as error:
         return Explained(one.name, "error", str(error))
     status, reason = _status(planned, store, full=config.verify == "full")
@@ -107,24 +111,3 @@ def nearest(components: Mapping[str, Any], manifests: Mapping[str, Mapping[str, 
         and any(theirs[name] == components[name] for name in ("dataset", "suffix"))
     ]
     return min(found, key=lambda one: (len(one.differences), one.key), default=None)
-
-
-class _Onlooker(FeatureStore):
-    """Finds as the store does, and leaves everything as it is: no touch, no adoption, no quarantine."""
-
-    def find(self, key: str, *, rows: int | None = None, source: Source | None = None) -> FeatureSet | None:
-        seen = self.look(key, rows=rows, source=source)
-        other_rows = seen.features and rows not in (None, seen.features.shape[0])
-        if seen.status == "stale" and (self.on_stale != "reuse" or other_rows):
-            return None
-        return seen.features
-
-
-@contextmanager
-def _onlooker(config: EvaluationConfig) -> Iterator[FeatureStore]:
-    """The cache of an evaluation, which is not made where it is missing: then it is an empty folder elsewhere."""
-    if config.cache_dir.is_dir():
-        yield _Onlooker(config.cache_dir, on_stale=config.on_stale, verify=config.verify)
-    else:
-        with tempfile.TemporaryDirectory() as empty:
-            yield _Onlooker(empty, on_stale=config.on_stale, verify=config.verify)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simet_cache.config import EvaluationConfig
+from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.datasets import open_dataset
 from simet_cache.datasets.labels import labels_of
 from simet_cache.errors import FeaturesError
@@ -57,20 +60,47 @@ def store_of(config: EvaluationConfig) -> FeatureStore:
     )
 
 
-def plan(one: Any, config: EvaluationConfig, store: FeatureStore) -> Planned:
+class _Onlooker(FeatureStore):
+    """Finds as the store does, and leaves everything as it is: no touch, no adoption, no quarantine."""
+
+    def find(self, key: str, *, rows: int | None = None, source: Source | None = None) -> FeatureSet | None:
+        seen = self.look(key, rows=rows, source=source)
+        other_rows = seen.features and rows not in (None, seen.features.shape[0])
+        if seen.status == "stale" and (self.on_stale != "reuse" or other_rows):
+            return None
+        return seen.features
+
+
+@contextmanager
+def onlooker(config: EvaluationConfig) -> Iterator[FeatureStore]:
+    """The cache of an evaluation to be looked at; where it is missing it is not made, but an empty folder elsewhere."""
+    if config.cache_dir.is_dir():
+        yield _Onlooker(config.cache_dir, on_stale=config.on_stale, verify=config.verify)
+    else:
+        with tempfile.TemporaryDirectory() as empty:
+            yield _Onlooker(empty, on_stale=config.on_stale, verify=config.verify)
+
+
+def plan(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: FeatureStore) -> Planned:
     """Open one configured dataset, and take its key and its fingerprint.
+
+    Args:
+        one: The dataset's configuration.
+        extractor: One of the evaluation's.
+        config: The evaluation that both are part of.
+        store: Its cache.
 
     Raises:
         DatasetError: It cannot be opened.
         WeightsError: The extractor's weights cannot be read.
         KeyInputError: It has no key.
     """
-    extractor, batch_size = make_extractor(config.extractor), config.extractor.batch_size
-    opened = open_dataset(one, transform=extractor.transform, home=config.cache_dir.parent / "datasets")
-    dataset, suffix = opened.dataset, extractor.suffix + opened.suffix
+    made_by, batch_size = make_extractor(extractor), extractor.batch_size
+    opened = open_dataset(one, transform=made_by.transform, home=config.cache_dir.parent / "datasets")
+    dataset, suffix = opened.dataset, made_by.suffix + opened.suffix
     content = config.fingerprint == "content"
     source = source_of(
-        dataset, suffix=suffix, batch_size=batch_size, name=one.name, extractor=extractor.identity, content=content
+        dataset, suffix=suffix, batch_size=batch_size, name=one.name, extractor=made_by.identity, content=content
     )
     skipped: list[SkippedImage] = []
     if config.on_bad_image == "skip" and not config.force_recompute:
@@ -80,7 +110,9 @@ def plan(one: Any, config: EvaluationConfig, store: FeatureStore) -> Planned:
     return Planned(one.name, dataset, suffix, key, source, tuple(skipped))
 
 
-def labels_for(features: FeatureSet, one: Any, config: EvaluationConfig, store: FeatureStore) -> NDArray[np.str_]:
+def labels_for(
+    features: FeatureSet, one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: FeatureStore
+) -> NDArray[np.str_]:
     """The class of each row of a configured dataset's features, shape (N,).
 
     Raises:
@@ -89,7 +121,7 @@ def labels_for(features: FeatureSet, one: Any, config: EvaluationConfig, store: 
     """
     features.require_dataset_order()
     # once more: images that turned out to be bad are left out by now, also where all were to be extracted again
-    planned = plan(one, config.model_copy(update={"force_recompute": False}), store)
+    planned = plan(one, extractor, config.model_copy(update={"force_recompute": False}), store)
     labels = labels_of(planned.dataset, name=planned.name)
     if len(labels) != features.shape[0]:
         raise FeaturesError(

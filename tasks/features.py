@@ -1,24 +1,25 @@
-"""Extraction as a Prefect task under the documented key."""
+"""Extraction as Prefect tasks: of a dataset, or of one shard of it, under the documented key."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.utilities.annotations import NotSet
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
 
-from simet_cache.config import EvaluationConfig, ExtractorConfig
-from simet_cache.errors import SimetCacheError
+from simet_cache.config import ExtractorConfig
+from simet_cache.errors import DamagedShardError
 from simet_cache.extraction import extract_to_store
-from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.manifest import Source
-from simet_cache.plan import Planned, labels_for, plan
-from simet_cache.policy import FeatureCachePolicy, refresh_requested
-from simet_cache.report.results import DatasetResult
+from simet_cache.plan import Planned
+from simet_cache.policy import refresh_requested
+from simet_cache.shards import assemble, shards_of
 from simet_cache.store import FeatureStore
-from tasks.states import error_of
 
 
 @task(task_run_name="extract {name}")
@@ -32,10 +33,24 @@ def extract_features(
     extractor: ExtractorConfig,
     store: FeatureStore,
     on_bad_image: str = "stop",
+    shard_of: str | None = None,
+    limit: str | None = None,
 ) -> FeatureSet:
     """Extract the features of a dataset into the store; see ``extract_to_store``.
 
-    It has no cache policy of its own, since that depends on the store; ``features_of`` gives it one.
+    It has no cache policy of its own, since that depends on the store; the flow gives it one.
+
+    Args:
+        dataset: Images by position.
+        batch_size: In the key.
+        suffix: In the key.
+        source: What the features are made from.
+        name: For people.
+        extractor: Which model, on which device.
+        store: Where the features are kept.
+        on_bad_image: ``stop`` or ``skip``.
+        shard_of: The key of the dataset that this is a part of.
+        limit: The Prefect global concurrency limit under which images are read; a hit never waits for it.
     """
     return extract_to_store(
         store,
@@ -46,66 +61,54 @@ def extract_features(
         on_bad_image=on_bad_image,
         force=refresh_requested(),
         name=name,
+        shard_of=shard_of,
+        turn=partial(_turn, limit),
     )
 
 
-def features_of(
-    one: Any, config: EvaluationConfig, store: FeatureStore, done: dict[str, DatasetResult]
-) -> DatasetResult:
-    """The features of one configured dataset: opened, its key taken, and extracted in a task unless they are there.
+@task(task_run_name="assemble {name}", cache_policy=NO_CACHE, persist_result=False)
+def assemble_shards(
+    planned: Planned,
+    shards: Sequence[FeatureSet],
+    *,
+    name: str,
+    extractor: ExtractorConfig,
+    store: FeatureStore,
+    size: int,
+    keep: bool,
+    force: bool,
+    spare: Collection[str],
+    on_bad_image: str = "stop",
+    limit: str | None = None,
+) -> FeatureSet:
+    """The features of a dataset from those of its shards; see ``assemble``. A damaged shard is extracted once more."""
+    del name  # names the run
+    parts = list(shards)
+    for _ in parts:
+        try:
+            return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
+        except DamagedShardError as error:
+            get_run_logger().warning("%s", error)
+            number = next(place for place, part in enumerate(parts) if part.key == error.key)
+        shard = shards_of(planned, size=size)[number]
+        parts[number] = extract_to_store(
+            store,
+            shard.dataset,
+            config=extractor,
+            suffix=shard.suffix,
+            source=shard.source,
+            on_bad_image=on_bad_image,
+            name=shard.name,
+            shard_of=planned.key,
+            turn=partial(_turn, limit),
+        )
+    return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
 
-    Args:
-        one: The dataset's configuration.
-        config: The evaluation that it is part of.
-        store: The cache.
-        done: What became of this run's feature sets, by key, so that equal ones are extracted once; it grows.
 
-    Returns:
-        A result without values; with an error where there are no features.
-    """
-    try:
-        planned = plan(one, config, store)
-    except SimetCacheError as error:
-        get_run_logger().error("%s: %s", one.name, error)
-        return DatasetResult(one.name, make_extractor(config.extractor).suffix, error=str(error))
-    if planned.key not in done:
-        done[planned.key] = _extracted(one, planned, config, store)
-    found = replace(done[planned.key], name=one.name)
-    if found.features is None or not config.needs_labels:
-        return found
-    try:
-        return replace(found, labels=labels_for(found.features, one, config, store))
-    except SimetCacheError as error:
-        get_run_logger().error("%s: %s", one.name, error)
-        return replace(found, error=str(error))
-
-
-def _extracted(one: Any, planned: Planned, config: EvaluationConfig, store: FeatureStore) -> DatasetResult:
-    state = extract_features.with_options(
-        cache_policy=FeatureCachePolicy(store),
-        refresh_cache=True if config.force_recompute else NotSet,
-    )(
-        planned.dataset,
-        config.extractor.batch_size,
-        planned.suffix,
-        source=planned.source,
-        name=one.name,
-        extractor=config.extractor,
-        store=store,
-        on_bad_image=config.on_bad_image,
-        return_state=True,
-    )
-    if not state.is_completed():
-        return DatasetResult(one.name, planned.suffix, error=error_of(state))
-    features: FeatureSet = state.result()
-    manifest = {} if features.unsaved is not None else store.manifest(features.key)  # else it is about older ones
-    return DatasetResult(
-        one.name,
-        planned.suffix,
-        features=features,
-        cached=state.name == "Cached",
-        extraction_seconds=manifest.get("seconds"),
-        images_per_second=manifest.get("images_per_second"),
-        device=(manifest.get("extractor") or {}).get("device"),
-        skipped=tuple(manifest.get("skipped") or [asdict(image) for image in planned.skipped]),
-    )
+@contextmanager
+def _turn(limit: str | None) -> Iterator[None]:
+    if limit is None:
+        yield
+        return
+    with concurrency(limit, occupy=1, strict=True):
+        yield

@@ -1,62 +1,95 @@
-"""Metrics between feature sets as a Prefect task."""
+"""Summaries and comparisons as Prefect tasks, each cached for as long as everything that it has made is there."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger, task
+from prefect.runtime import task_run
 
-from simet_cache.config import EvaluationConfig
-from simet_cache.errors import DamagedEntryError, MetricError
-from simet_cache.featureset import FeatureSet
-from simet_cache.metrics import MetricValue, Summaries, evaluate_each
-from simet_cache.metrics.device import device_of
-from simet_cache.report.results import DatasetResult
-from simet_cache.store import FeatureStore
+from simet_cache import comparisons
+from simet_cache.comparisons import Comparison, Rows
+from simet_cache.derived import Derived
+from simet_cache.devices import available, taken
+from simet_cache.errors import ExtractorError, StoppedError
+from simet_cache.metrics import Summaries
+from simet_cache.metrics.metric import Side
+from simet_cache.metrics.packing import to_json
+from simet_cache.retrying import can_pass
+from tasks.states import sentence_of
 
 
-@task(task_run_name="measure {name}", cache_policy=NO_CACHE, persist_result=False)
-def measure(
-    *, name: str, real: DatasetResult, synth: DatasetResult, config: EvaluationConfig
-) -> tuple[dict[str, MetricValue], dict[str, str]]:
-    """Every metric of one dataset against the reference: the values, and why others have none."""
+@task(task_run_name="summarise {name}")
+def summarise(
+    rows: Rows, side: Side, metrics: Mapping[str, Mapping[str, Any]], *, name: str, derived: Derived, device: str
+) -> dict[str, Any]:
+    """What concerns the reference alone, once, before many comparisons want it at the same time.
+
+    It has no cache policy of its own, since that depends on the store; the flow gives it one, as it does ``measure``.
+    """
     del name  # names the run
-    assert real.features is not None  # noqa: S101 - for the type checker: who has none is not measured
-    assert synth.features is not None  # noqa: S101
-    device, classes = _device(config), None if real.labels is None else tuple(real.labels)
-    return evaluate_each(
-        config.metrics,
-        real=_reference(real.features, classes, device),
-        synth=_opened(synth.features, "synth", synth.labels, device),
-        intervals=config.intervals and config.intervals.asked(),
-        per_class=config.per_class,
-    )
+    with taken(_devices(device)) as where:
+        comparisons.summarise(derived, rows, side, metrics, device=where)
+    return {}
 
 
-def _device(config: EvaluationConfig) -> str:
+@task(task_run_name="measure {name}")
+def measure(
+    group: Sequence[Comparison], *, name: str, derived: Derived, device: str, attempts: int = 1
+) -> dict[str, Any]:
+    """Compute and keep what is missing of some comparisons with one reference.
+
+    Args:
+        group: The comparisons.
+        name: For people.
+        derived: Where summaries and values are kept.
+        device: Where to compute, as in the configuration.
+        attempts: How often this may be tried: before the last time, trouble that can pass is raised.
+
+    Returns:
+        By dataset, ``seconds`` and, where there are any: ``failures``, why a metric has no value; ``error``, why there is
+        none at all; ``unkept``, values that could not be kept, packed.
+    """
+    del name  # names the run
+    outcomes: dict[str, Any] = {}
+    passing: list[Exception] = []
+    with taken(_devices(device)) as where:
+        for one in group:
+            started = time.perf_counter()
+            try:
+                found = _measured(one, derived, where)
+            except StoppedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one that cannot be measured leaves the others their values
+                found = {"error": sentence_of(error)}
+                get_run_logger().error("%s: %s", one.synth.name, found["error"])
+                passing += [error] if can_pass(error) else []
+            outcomes[one.synth.name] = {**found, "seconds": round(time.perf_counter() - started, 3)}
+    if passing and (task_run.run_count or attempts) < attempts:
+        raise passing[0]
+    return outcomes
+
+
+def _measured(one: Comparison, derived: Derived, device: str) -> dict[str, Any]:
+    real = _reference(one.real, one.real.labels_digest, device)
+    values, failures = comparisons.compare(derived, one, device=device, real=real)
+    unkept = {name: to_json(replace(value, noise=None)) for name, value in values.items() if not derived.has("values", one.keys[name])}
+    return {key: found for key, found in (("failures", failures), ("unkept", unkept)) if found}
+
+
+def _devices(device: str) -> tuple[str, ...]:
     """Where features are extracted; the CPU where there is no such device, as features that are cached need none."""
     try:
-        return device_of(config.extractor.device)
-    except MetricError:
-        return "cpu"
+        return available("cpu" if device == "mps" else device)  # which has no float64
+    except ExtractorError:
+        return ("cpu",)
 
 
 @lru_cache(maxsize=1)
-def _reference(features: FeatureSet, labels: tuple[str, ...] | None, device: str) -> Summaries:
-    """What concerns the reference alone is computed once for all the datasets it is compared with."""
-    return _opened(features, "real", labels, device)
-
-
-def _opened(features: FeatureSet, where: str, labels: object, device: str) -> Summaries:
-    """Features from the store; damaged ones are moved out of the way, so that the next run extracts them anew."""
-    try:
-        return Summaries(features.load(), where=where, labels=labels, device=device)
-    except FileNotFoundError as error:
-        sentence = f"{features.path} was removed during this run; the next one extracts it again"
-        raise DamagedEntryError(sentence) from error
-    except DamagedEntryError as error:
-        if FeatureStore(Path(features.path).parent).quarantine_if_damaged(features.key):
-            raise DamagedEntryError(f"{error}; it was put aside, and the next run extracts it again") from error
-        raise DamagedEntryError(f"{features.path} was replaced during this run, by another one; run again") from error
+def _reference(rows: Rows, labels: str | None, device: str) -> Summaries:  # noqa: ARG001 - other labels, another set
+    """Opened and checked once for all the datasets that it is compared with."""
+    return comparisons.opened(rows, "real", device=device)

@@ -1,19 +1,30 @@
-"""What the final state of a task run says to a person."""
+"""What the states of task runs say: to a person, and to Prefect about trying again."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect.client.schemas.objects import State
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
 
 from simet_cache.errors import SimetCacheError
+from simet_cache.retrying import can_pass
 
 
 def error_of(state: State[Any]) -> str:
     """Why a run has no result, in one sentence where the error is one of ours."""
     error = state.result(raise_on_failure=False)
-    if isinstance(error, SimetCacheError):
-        return str(error)
     if isinstance(error, BaseException):
-        return f"unexpected {type(error).__name__}: {error}"
+        return sentence_of(error)
     return state.message or f"the task run ended in state {state.name}"
+
+
+def sentence_of(error: BaseException) -> str:
+    """What it says where it is one of ours, and else of which kind it is, too."""
+    return str(error) if isinstance(error, SimetCacheError) else f"unexpected {type(error).__name__}: {error}"
+
+
+def is_temporary(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's interface
+    """Whether a failed run is worth another try: trouble with files and networks passes, a corrupt image does not."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and can_pass(error)

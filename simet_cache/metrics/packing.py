@@ -104,6 +104,18 @@ def unpack(tree: Any, array_of: Callable[[int], Array], *, noise: bool = True) -
     return {"array": lambda: array, "turned": lambda: array.T, "scalar": lambda: array[()]}[what]()
 
 
+def to_json(value: Any) -> dict[str, Any]:
+    """A value of ``pack`` with its arrays as lists: for what has few of them."""
+    tree, arrays = pack(value)
+    return {"tree": tree, "arrays": [{"dtype": str(array.dtype), "values": array.tolist()} for array in arrays]}
+
+
+def from_json(held: Mapping[str, Any]) -> Any:
+    """The reverse of ``to_json``."""
+    arrays = held["arrays"]
+    return unpack(held["tree"], lambda number: np.array(arrays[number]["values"], arrays[number]["dtype"]))
+
+
 def _of_kind(kind: type[Any], held: Mapping[str, Any], array_of: Callable[[int], Array], *, noise: bool) -> Any:
     if held.keys() != _FIELDS[kind]:
         raise ValueError(f"expected the fields of {kind.__name__}, found {', '.join(held)}")

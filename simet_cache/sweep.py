@@ -1,0 +1,258 @@
+"""A sweep before it runs: which feature sets are there, what the others cost, and what is to be compared.
+
+Only what is small is kept of each set: a sweep may have thousands, and their file lists do not fit into memory together.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from simet_cache.atomic import size
+from simet_cache.comparisons import Comparison, Rows, counts
+from simet_cache.config import EvaluationConfig, ExtractorConfig
+from simet_cache.derived import Derived
+from simet_cache.errors import SimetCacheError
+from simet_cache.extractors import make_extractor
+from simet_cache.featureset import FeatureSet
+from simet_cache.plan import plan
+from simet_cache.prune import duration
+from simet_cache.store import FeatureStore
+from simet_cache.upkeep import mapping
+
+_FLOAT32 = 4  # bytes
+_ASKED_MANIFESTS = 500  # at most, where this sweep's own do not tell how fast an extractor is
+_SHOWN = 10
+
+STATUSES = {"hit": "cached", "miss": "missing", "stale": "stale", "damaged": "damaged", "error": "cannot be used"}
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedSet:
+    """One dataset with one extractor, as it was found before the work.
+
+    Attributes:
+        one: The dataset's configuration.
+        extractor: The extractor's.
+        suffix: Of the extractor, and of the dataset where its root does not tell it from others.
+        status: ``hit``, ``miss``, ``stale``, ``damaged``, or ``error`` where nothing can be extracted.
+        key: The documented md5; empty where there is none.
+        images: How many, without those that are known to be bad and are to be skipped.
+        reason: Why it is no hit.
+        features: The handle on its features, where they are there and will be used.
+    """
+
+    one: Any
+    extractor: ExtractorConfig
+    suffix: str
+    status: str
+    key: str = ""
+    images: int = 0
+    reason: str = ""
+    features: FeatureSet | None = None
+
+    @property
+    def name(self) -> str:
+        """The dataset's."""
+        return str(self.one.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """All that is compared with one reference on the features of one extractor.
+
+    Attributes:
+        reference: The real set.
+        datasets: Each other set with the metrics that it is measured by.
+    """
+
+    reference: PlannedSet
+    datasets: tuple[tuple[PlannedSet, Mapping[str, Mapping[str, Any]]], ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is to be extracted with one extractor, as far as it can be told before.
+
+    Attributes:
+        extractor: Its suffix.
+        images: How many.
+        speed: Images per second, as measured in earlier runs; None where there were none.
+        bytes: What the features take; None where nobody knows how wide they are.
+    """
+
+    extractor: str
+    images: int
+    speed: float | None
+    bytes: int | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it takes on one device."""
+        return self.images / self.speed if self.speed else None
+
+    def __str__(self) -> str:
+        words = [f"to extract with {self.extractor}: {self.images:,} images"]
+        if self.seconds is None:
+            words.append("for how long is not known before a first extraction")
+        else:
+            words.append(f"about {duration(self.seconds)} at {self.speed:,.0f} images/s")
+        if self.bytes is not None:
+            words.append(f"{size(self.bytes)} on the disk")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a configuration asks for, and what of it is there.
+
+    Attributes:
+        sets: Every feature set once for each role that it plays: references first, by extractor.
+        pairings: What is to be compared with what.
+        costs: Of what is to be extracted, by extractor.
+        kept: ``values``: how many metrics of pairs of sets are known, and how many are asked for; ``summaries``: how
+            many of those that the others need of features which are there.
+        free: Bytes that are free where the features go; None where nobody can tell.
+    """
+
+    sets: tuple[PlannedSet, ...]
+    pairings: tuple[Pairing, ...]
+    costs: tuple[Cost, ...]
+    kept: Mapping[str, tuple[int, int]]
+    free: int | None
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many feature sets there are of each status; equal ones count once."""
+        return Counter({one.key or id(one): one.status for one in self.sets}.values())
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        found = self.statuses
+        numbers = ", ".join(f"{found[status]} {words}" for status, words in STATUSES.items() if found[status])
+        yield f"plan: {sum(found.values()):,} feature sets: {numbers}"
+        yield from (f"  {cost}" for cost in self.costs)
+        needed = sum(cost.bytes or 0 for cost in self.costs)
+        if self.free is not None and needed > self.free:
+            yield f"  that is more than the {size(self.free)} that are free there; make room, or expect to fail"
+        for what, (there, wanted) in self.kept.items():
+            if wanted:
+                yield f"  {what}: {there:,} of {wanted:,} cached"
+        others = [one for one in self.sets if one.status in ("stale", "damaged", "error")]
+        yield from (f"  {one.name} ({one.suffix}): {one.reason}" for one in others[:_SHOWN])
+        if len(others) > _SHOWN:
+            yield f"  and {len(others) - _SHOWN} more like that"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "feature_sets": dict(self.statuses),
+            "to_extract": [
+                {"extractor": c.extractor, "images": c.images, "seconds": c.seconds, "bytes": c.bytes}
+                for c in self.costs
+            ],
+            **{what: {"cached": there, "needed": wanted} for what, (there, wanted) in self.kept.items()},
+        }
+
+
+def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
+    """Look at every feature set of a configuration; nothing is extracted or changed.
+
+    Datasets that the configuration makes or downloads, like its digits, are made where they are missing.
+    """
+    sets: list[PlannedSet] = []
+    pairings: list[Pairing] = []
+    for _, found in groupby(config.comparisons(), key=lambda one: id(one.extractor)):
+        wanted = list(found)
+        extractor = wanted[0].extractor
+        # each set once for each role, and none that takes part in no comparison
+        references = {id(one.reference): one.reference for one in wanted}
+        datasets = {id(one.dataset): one.dataset for one in wanted}
+        looked = {i: _looked_at(one, extractor, config, store) for i, one in {**references, **datasets}.items()}
+        sets += looked.values()
+        pairings += [
+            Pairing(looked[i], tuple((looked[id(one.dataset)], one.metrics) for one in wanted if id(one.reference) == i))
+            for i in references
+        ]
+    return Sweep(tuple(sets), tuple(pairings), tuple(_costs(sets, store)), _kept(pairings, config, store), _free(store))
+
+
+def _looked_at(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: FeatureStore) -> PlannedSet:
+    suffix = ""
+    try:
+        suffix = make_extractor(extractor).suffix
+        planned = plan(one, extractor, config, store)
+        images = len(planned.dataset)
+        seen = store.look(planned.key, rows=images, source=planned.source)
+    except SimetCacheError as error:
+        return PlannedSet(one, extractor, suffix, "error", reason=str(error))
+    status, features = seen.status, seen.features
+    if status == "stale" and config.on_stale == "reuse" and features and features.shape[0] == images:
+        status = "hit"
+    if config.force_recompute:
+        status = "miss"
+    return PlannedSet(
+        one,
+        extractor,
+        planned.suffix,
+        status,
+        planned.key,
+        images,
+        seen.reason if status != "hit" else "",
+        features if status == "hit" else None,
+    )
+
+
+def _costs(sets: Iterable[PlannedSet], store: FeatureStore) -> Iterator[Cost]:
+    by_extractor: dict[str, list[PlannedSet]] = {}
+    for one in {each.key: each for each in sets if each.key}.values():  # equal ones are extracted once
+        by_extractor.setdefault(one.suffix.partition("@")[0], []).append(one)
+    for suffix, found in by_extractor.items():
+        missing = [one for one in found if one.status != "hit"]
+        if missing:
+            speed, width = _experience(suffix, [one.key for one in found if one.status == "hit"], store)
+            images = sum(one.images for one in missing)
+            yield Cost(suffix, images, speed, images * width * _FLOAT32 if width else None)
+
+
+def _experience(suffix: str, hits: list[str], store: FeatureStore) -> tuple[float | None, int | None]:
+    """How fast an extractor was, and how wide its features are."""
+    speeds: list[float] = []
+    width: int | None = None
+    others = [] if hits else store.keys()
+    for key in (hits or others)[:_ASKED_MANIFESTS]:
+        entry = store.manifest(key)
+        if str(mapping(entry, "components").get("suffix")).partition("@")[0] != suffix:
+            continue
+        with suppress(KeyError, TypeError, ValueError):
+            width = int(mapping(entry, "features")["shape"][1])
+            speeds.append(float(entry["images_per_second"]))
+    return (median(speeds) if speeds else None), width
+
+
+def _kept(pairings: Iterable[Pairing], config: EvaluationConfig, store: FeatureStore) -> dict[str, tuple[int, int]]:
+    """How much of what comes after the features is there. What depends on labels is not known before these are read."""
+    total = 0
+    askable: list[Comparison] = []
+    for pairing in pairings:
+        real = pairing.reference
+        for one, metrics in pairing.datasets:
+            total += len(metrics)
+            if real.features and one.features and not config.wants_labels(metrics):
+                rows = Rows(real.name, real.features), Rows(one.name, one.features)
+                askable.append(Comparison(*rows, metrics, config.intervals.asked() if config.intervals else None))
+    found = counts(Derived(store.cache_dir), askable)
+    return {"values": (found.values_there, total), "summaries": (found.summaries_there, found.summaries)}
+
+
+def _free(store: FeatureStore) -> int | None:
+    try:
+        return shutil.disk_usage(store.cache_dir).free
+    except OSError:
+        return None
