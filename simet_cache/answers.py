@@ -24,6 +24,7 @@ from simet_cache.store import FeatureStore
 from simet_cache.upkeep import Entry, iso
 
 WELL, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_ONE_OF = {"summaries": "summary", "values": "value"}
 
 
 def ls(options: argparse.Namespace) -> Answer:
@@ -41,8 +42,18 @@ def ls(options: argparse.Namespace) -> Answer:
     header = ["key", "status", "size", "used", "age", "shape", "dataset", "extractor"]
     table = Table(header, [_row(one) for one in found], right=["size", "used", "age", "shape"])
     reasons = [f"{one.key}: {one.reason}" for one in found if one.reason]
-    document = {"cache_dir": str(store.cache_dir), "bytes": total, "entries": [_plain(one) for one in found]}
-    return Answer(document, [*([table] if found else []), *reasons, f"{_count(len(found), 'entry')}, {size(total)}"])
+    derived = upkeep.derived_sizes(store)
+    document = {
+        "cache_dir": str(store.cache_dir),
+        "bytes": total,
+        "entries": [_plain(one) for one in found],
+        "derived": {kind: {"count": number, "bytes": taken} for kind, (number, taken) in derived.items()},
+    }
+    summary = f"{_count(len(found), 'entry')}, {size(total)}"
+    if any(number for number, _ in derived.values()):
+        summary += f"; {', '.join(_count(number, _ONE_OF[kind]) for kind, (number, _) in derived.items())} derived from"
+        summary += f" them, {size(sum(taken for _, taken in derived.values()))}"
+    return Answer(document, [*([table] if found else []), *reasons, summary])
 
 
 def info(options: argparse.Namespace) -> Answer:
@@ -82,7 +93,8 @@ def verify(options: argparse.Namespace) -> Answer:
     store = _store(options)
     done = upkeep.verify(store, full=options.full, repair=options.repair)
     how = "every byte" if options.full else "size, header, shape and manifest"
-    summary = f"{_count(done.checked, 'entry')} checked ({how}): {_count(len(done.findings), 'finding')}"
+    checked = _count(done.checked, "entry") + (f" and {done.derived} derived files" if done.derived else "")
+    summary = f"{checked} checked ({how}): {_count(len(done.findings), 'finding')}"
     if options.repair and done.findings:
         summary += f", {len(done.left)} left"
     elif done.left:
@@ -91,6 +103,7 @@ def verify(options: argparse.Namespace) -> Answer:
         "cache_dir": str(store.cache_dir),
         "checked": done.checked,
         "bytes": done.bytes,
+        "derived": done.derived,
         "findings": [asdict(finding) for finding in done.findings],
     }
     return Answer(document, [*map(str, done.findings), summary], code=FOUND if done.findings else WELL)
@@ -108,12 +121,15 @@ def prune(options: argparse.Namespace) -> Answer:
     done = pruning.prune(store, limits, dry_run=options.dry_run)
     would = "would be " if options.dry_run else ""
     summary = f"{size(done.freed)} {would}freed, {size(done.left)} {would}left"
+    if done.derived:
+        summary = f"{done.derived} summaries and values {would}removed, to be made again when needed; {summary}"
     problems = [] if done.enough else ["not enough: what is in use, or cannot be removed, was kept"]
     document = {
         "cache_dir": str(store.cache_dir),
         "dry_run": options.dry_run,
         "freed": done.freed,
         "left": done.left,
+        "derived": done.derived,
         "entries": [{**asdict(one), "last_used": iso(one.last_used)} for one in done.entries],
     }
     failed = any(one.outcome == "failed" for one in done.entries)

@@ -136,7 +136,8 @@ _SUBCOMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Answer], _Options, 
         _prune_options,
         "remove what was used least recently",
         "an entry could not be removed",
-        "An entry goes if any limit asks for it, and never while it is in use or being computed.",
+        "An entry goes if any limit asks for it, and never while it is in use or being computed. Summaries and values"
+        " that were derived from entries go likewise; they are made again when they are needed.",
     ),
     "import": (
         answers.take_in,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_hexdigest
 
-from simet_cache import codec
+from simet_cache.codec import FloatArray, digest
 from simet_cache.derived import Derived, Recipe
 from simet_cache.errors import DamagedEntryError, MetricError
 from simet_cache.featureset import FeatureSet
@@ -238,9 +238,7 @@ def opened(rows: Rows, side: Side, *, device: str) -> Summaries:
     """
     handle = rows.features
     try:
-        features = handle.load()
-        if codec.digest(features) != handle.digest:
-            raise DamagedEntryError(f"{handle.path} no longer holds the features it held (digest {handle.digest})")
+        features = _loaded(handle)
     except FileNotFoundError as error:
         sentence = f"{handle.path} was removed during this run; the next one extracts it again"
         raise DamagedEntryError(sentence) from error
@@ -249,6 +247,13 @@ def opened(rows: Rows, side: Side, *, device: str) -> Summaries:
             raise DamagedEntryError(f"{error}; it was put aside, and the next run extracts it again") from error
         raise DamagedEntryError(f"{handle.path} was replaced during this run, by another one; run again") from error
     return Summaries(features, where=side, labels=rows.labels, device=device)
+
+
+def _loaded(handle: FeatureSet) -> FloatArray:
+    features = handle.load()
+    if digest(features) != handle.digest:
+        raise DamagedEntryError(f"{handle.path} no longer holds the features it held (digest {handle.digest})")
+    return features
 
 
 @dataclass(frozen=True)
@@ -282,7 +287,10 @@ def counts(derived: Derived, comparisons: Iterable[Comparison]) -> Counts:
         found = {name for name, key in one.keys.items() if derived.has("values", key)}
         there.update(one.keys[name] for name in found)
         missing = {name: given for name, given in one.requests.items() if name not in found}
-        for side, rows in (("real", one.real), ("synth", one.synth)):
-            summaries.update(recipe.key for recipe in summary_recipes(rows.features, side, missing).values())  # type: ignore[arg-type]
-    found = sum(derived.has("summaries", key) for key in summaries)
-    return Counts(len(values), len(there), len(summaries), found)
+        for recipes in (
+            summary_recipes(one.real.features, "real", missing),
+            summary_recipes(one.synth.features, "synth", missing),
+        ):
+            summaries.update(recipe.key for recipe in recipes.values())
+    summaries_there = sum(derived.has("summaries", key) for key in summaries)
+    return Counts(len(values), len(there), len(summaries), summaries_there)

@@ -176,7 +176,9 @@ class Derived:
             needed = size(sum(array.nbytes for array in arrays))
             level = logging.DEBUG if reason in self._complaints else logging.WARNING
             self._complaints.add(reason)
-            log.log(level, "cannot keep %s of %s: %s. It is used all the same, and made again then", path, needed, reason)
+            log.log(
+                level, "cannot keep %s of %s: %s. It is used all the same, and made again then", path, needed, reason
+            )
 
 
 def _packing() -> Any:
@@ -209,13 +211,13 @@ class Kept:
     """One file of what is derived.
 
     Attributes:
-        kind: ``summaries`` or ``values``.
+        kind: ``summaries``, ``values``, or ``results`` of Prefect's tasks about them.
         path: Where it is.
         bytes: How large it is.
         last_used: Seconds since 1970.
     """
 
-    kind: Kind
+    kind: str
     path: Path
     bytes: int
     last_used: float
@@ -227,14 +229,33 @@ def kept(cache_dir: Path) -> list[Kept]:
     Raises:
         OSError: A folder cannot be read.
     """
+    return [one for kind, folder in folders(cache_dir) for one in _files(kind, folder, ".safetensors")]
+
+
+def _files(kind: str, folder: Path, suffix: str) -> list[Kept]:
     found = []
-    for kind, folder in folders(cache_dir):
-        for one in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            with suppress(FileNotFoundError):
-                if one.name.endswith(".safetensors") and one.is_file(follow_symlinks=False):
-                    status = one.stat(follow_symlinks=False)
-                    found.append(Kept(kind, Path(one.path), status.st_size, status.st_mtime))
+    for one in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        with suppress(FileNotFoundError):
+            if one.name.endswith(suffix) and not one.name.startswith(".") and one.is_file(follow_symlinks=False):
+                status = one.stat(follow_symlinks=False)
+                found.append(Kept(kind, Path(one.path), status.st_size, status.st_mtime))
     return found
+
+
+def results_folder(cache_dir: Path) -> Path:
+    """Where Prefect's results of tasks that derive something are: small, and needed by nobody for long."""
+    return cache_dir / "prefect" / "derived"
+
+
+def results(cache_dir: Path) -> list[Kept]:
+    """Those that are there.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    with suppress(FileNotFoundError):
+        return _files("results", results_folder(cache_dir), "")
+    return []
 
 
 def folders(cache_dir: Path) -> Iterator[tuple[Kind, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from simet_cache import locks
 from simet_cache.atomic import reported, size
+from simet_cache.derived import Kept, kept, results
 from simet_cache.errors import ConfigError, StoreError
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import Stored, computing, files_in, stored
@@ -17,15 +19,17 @@ _QUARANTINED = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})\.(pkl|json)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _IN_USE = "in use, kept"
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What may stay. An entry goes if any of the limits asks for it.
+    """What may stay. An entry goes if any of the limits asks for it, and so does what is derived from entries.
 
     Attributes:
-        max_size: Bytes of all entries together.
-        older_than: Seconds since an entry was last used.
-        keep_latest: How many entries, those that were used last.
+        max_size: Bytes of all entries, and of all that is derived, together.
+        older_than: Seconds since something was last used.
+        keep_latest: How many entries, those that were used last. What is derived does not count.
         quarantine: Whether ``older_than`` also holds for what was put aside as damaged.
     """
 
@@ -61,18 +65,18 @@ class Limits:
             quarantine,
         )
 
-    def against(self, one: Stored, *, newer: int, total: int, now: float) -> str:
-        """Why an entry has to go; empty where it may stay.
+    def against(self, one: Stored | Kept, *, newer: int, total: int, now: float) -> str:
+        """Why something has to go; empty where it may stay.
 
         Args:
-            one: The entry.
-            newer: How many were used more recently.
-            total: The bytes of those that are left, this one among them.
+            one: An entry, or a file that is derived.
+            newer: How many entries were used more recently.
+            total: The bytes of all that is left, this one among them.
             now: Seconds since 1970.
         """
         if self.older_than is not None and now - one.last_used > self.older_than:
             return f"not used for {duration(now - one.last_used)}"
-        if self.keep_latest is not None and newer >= self.keep_latest:
+        if self.keep_latest is not None and newer >= self.keep_latest and isinstance(one, Stored):
             return f"not among the {self.keep_latest} that were used last"
         if self.max_size is not None and total > self.max_size:
             return f"{size(total)} are more than {size(self.max_size)}"
@@ -108,12 +112,14 @@ class Pruning:
     Attributes:
         entries: One for each entry that the limits ask for, least recently used first.
         freed: Bytes.
-        left: Bytes of the entries that are left.
+        left: Bytes of the entries, and of what is derived, that are left.
+        derived: How many summaries and values the limits ask for.
     """
 
     entries: tuple[Pruned, ...]
     freed: int
     left: int
+    derived: int = 0
 
     @property
     def enough(self) -> bool:
@@ -122,7 +128,9 @@ class Pruning:
 
 
 def prune(store: FeatureStore, limits: Limits, *, dry_run: bool = False, now: float | None = None) -> Pruning:
-    """Remove what was used least recently until the limits hold; never what is in use.
+    """Remove what was used least recently until the limits hold; never features that are in use.
+
+    What is derived from them goes in the same order. It can be made again, so nobody who uses it is asked.
 
     Args:
         store: The cache.
@@ -134,18 +142,38 @@ def prune(store: FeatureStore, limits: Limits, *, dry_run: bool = False, now: fl
         StoreError: The folder cannot be read.
     """
     now = time.time() if now is None else now
-    there = stored(store)
-    left = sum(one.bytes for one in there)
+    entries = stored(store)
+    there = sorted([*entries, *_derived(store)], key=lambda one: one.last_used)  # entries are in order already
+    left, newer = sum(one.bytes for one in there), len(entries)
     busy = _in_use(store) if dry_run else set()
-    pruned = []
-    for newer, one in zip(range(len(there) - 1, -1, -1), there, strict=True):
-        if reason := limits.against(one, newer=newer, total=left, now=now):
+    pruned, freed, derived = [], 0, 0
+    for one in there:
+        newer -= isinstance(one, Stored)
+        reason = limits.against(one, newer=newer, total=left, now=now)
+        if reason and isinstance(one, Stored):
             done = _would_go(store, one, busy, reason) if dry_run else _gone(store, one, reason)
             pruned.append(done)
             left -= 0 if done.outcome in (_IN_USE, "failed") else one.bytes
+        elif reason and (dry_run or _removed(one)):
+            derived += one.kind != "results"
+            freed, left = freed + one.bytes, left - one.bytes
     if limits.quarantine and limits.older_than is not None:
         pruned += _emptied(store, now - limits.older_than, dry_run=dry_run)
-    return Pruning(tuple(pruned), sum(one.bytes for one in pruned), left)
+    return Pruning(tuple(pruned), freed + sum(one.bytes for one in pruned), left, derived)
+
+
+def _derived(store: FeatureStore) -> list[Kept]:
+    with reported("cannot list what is derived in", store.cache_dir):
+        return [*kept(store.cache_dir), *results(store.cache_dir)]
+
+
+def _removed(one: Kept) -> bool:
+    try:
+        one.path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", one.path, error.strerror or error)
+        return False
+    return True
 
 
 def _would_go(store: FeatureStore, one: Stored, busy: set[str], reason: str) -> Pruned:

@@ -16,7 +16,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # public there, by its docs
@@ -143,7 +143,7 @@ class Records(WritableFileSystem):
                 with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
                     self._store.say_source(path, self._wanted.source)
         self._hit = None
-        _keep(self.records / path, content)
+        keep(self.records / path, content)
 
     def _returned(self, key: str) -> str | None:
         """The digest of the features that the task has returned; Prefect writes its result before its record."""
@@ -171,8 +171,8 @@ class Records(WritableFileSystem):
         recorded = self._recorded(key)
         if recorded is None:  # by no task: the entry is adopted
             record = self._rebased(key, None)
-            _keep(self.results / key, handle)
-            _keep(self.records / key, record)
+            keep(self.results / key, handle)
+            keep(self.records / key, record)
             return record, handle
         blob = (self.results / key).read_bytes()
         try:
@@ -181,7 +181,7 @@ class Records(WritableFileSystem):
             raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
         if isinstance(value, FeatureSet):  # replaced or moved since, perhaps: the store's word counts
             if blob != handle:
-                _keep(self.results / key, handle)
+                keep(self.results / key, handle)
             return self._rebased(key, recorded.get("expiration")), handle
         if isinstance(value, BaseException) or recorded.get("digest") != found.digest:
             raise FileNotFoundError(f"the result of key {key} is an error, or about features that were replaced")
@@ -204,14 +204,25 @@ class Records(WritableFileSystem):
         ).dump_bytes()
 
 
+class KeepsResults(Protocol):
+    """What belongs to a task run, and knows what the task returned."""
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results."""
+
+    def result(self, path: str) -> bytes:
+        """What the task of a record returned."""
+
+
 class Results(LocalFileSystem):
     """Results of tasks as files that are never seen half written, as Prefect's own storage leaves them for a moment."""
 
     _block_type_name = "simet-cache results"
-    _records: Records = PrivateAttr()
+    _records: KeepsResults = PrivateAttr()
 
     @classmethod
-    def of(cls, records: Records) -> Results:
+    def of(cls, records: KeepsResults) -> Results:
         """The results that belong to a run's records."""
         results = cls(basepath=str(records.results))
         results._records = records
@@ -227,7 +238,7 @@ class Results(LocalFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result."""
-        _keep(self._resolve_path(path), content)
+        keep(self._resolve_path(path), content)
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """The same for async tasks."""
@@ -235,7 +246,7 @@ class Results(LocalFileSystem):
         return path
 
 
-def _keep(path: Path, content: bytes) -> None:
+def keep(path: Path, content: bytes) -> None:
     """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,16 @@ from xxhash import xxh3_128_hexdigest
 
 from simet_cache.errors import DamagedEntryError
 
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U64": "<u8", "U8": "|u1", "BOOL": "|b1"}
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U64": "<u8",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _START = b'{"__metadata__": {"check": "'
 _ZEROS = b"0" * 32
@@ -141,7 +150,8 @@ def _digest_without(blob: bytes, first: int, last: int) -> bytes:
 
 def _parsed(data: Any, start: int) -> Head:
     texts = data.pop("__metadata__")
-    digests, places = texts["digests"].split(), []
+    digests: list[str] = texts["digests"].split()
+    places: list[Place] = []
     if not all(isinstance(text, str) for text in texts.values()) or len(digests) != len(data):
         raise ValueError("expected texts, and a digest for each array")
     for number, digest in enumerate(digests):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simet_cache import changes, locks, manifest
+from simet_cache import changes, derived, locks, manifest
 from simet_cache.atomic import reported, sweep
 from simet_cache.errors import ConfigError, StoreError, UnsafePickleError
 from simet_cache.look import Look
@@ -217,11 +217,13 @@ class Verified:
         checked: How many entries were looked at.
         bytes: How large they are.
         findings: What was not as it should be.
+        derived: How many summaries and values were looked at.
     """
 
     checked: int
     bytes: int
     findings: tuple[Finding, ...]
+    derived: int = 0
 
     @property
     def left(self) -> tuple[Finding, ...]:
@@ -236,7 +238,8 @@ def verify(store: FeatureStore, *, full: bool = False, repair: bool = False) -> 
         store: The cache.
         full: Check every byte, and not only size, header, shape and manifest.
         repair: Move what is damaged to quarantine, describe what has no manifest, and remove what dead writers and
-            entries that are gone left behind. What would run code is never touched.
+            entries that are gone left behind. What would run code is never touched. Damaged summaries and values are
+            removed: they are made again.
 
     Raises:
         StoreError: The folder cannot be read.
@@ -248,8 +251,34 @@ def verify(store: FeatureStore, *, full: bool = False, repair: bool = False) -> 
             checked.append(found[0])
             if (finding := _finding(store, *found)) is not None:
                 findings.append(_repaired(store, finding, found[1]) if repair else finding)
+    kept = _derived(store)
+    findings += filter(None, (_derived_finding(one, full=full, repair=repair) for one in kept))
     findings += _leftovers(store, repair=repair)
-    return Verified(len(checked), sum(one.bytes for one in checked), tuple(findings))
+    return Verified(len(checked), sum(one.bytes for one in checked), tuple(findings), len(kept))
+
+
+def _derived(store: FeatureStore) -> list[derived.Kept]:
+    with reported("cannot list what is derived in", store.cache_dir):
+        return derived.kept(store.cache_dir)
+
+
+def derived_sizes(store: FeatureStore) -> dict[str, tuple[int, int]]:
+    """How many summaries and values there are, and how many bytes they take, by kind."""
+    found = _derived(store)
+    sizes = {kind: [one.bytes for one in found if one.kind == kind] for kind in derived.KINDS}
+    return {kind: (len(taken), sum(taken)) for kind, taken in sizes.items()}
+
+
+def _derived_finding(one: derived.Kept, *, full: bool, repair: bool) -> Finding | None:
+    reason = derived.damage(one, full=full)
+    if not reason:
+        return None
+    try:
+        if repair:
+            one.path.unlink(missing_ok=True)
+    except OSError as error:
+        return Finding(one.path.stem, "damaged", f"{reason}; cannot remove it: {error.strerror or error}")
+    return Finding(one.path.stem, "damaged", reason, "removed" if repair else "")
 
 
 def _finding(store: FeatureStore, found: Entry, seen: Look | None) -> Finding | None:
@@ -284,7 +313,9 @@ def _leftovers(store: FeatureStore, *, repair: bool) -> Iterator[Finding]:
             for file in files if repair else ():
                 file.unlink(missing_ok=True)
             yield Finding(key, "leftover", f"{names} without use in {folder}", "removed" if repair else "")
-        for place in (folder, folder / "prefect" / "records", folder / "prefect" / "results"):
+        places = [folder, folder / "prefect" / "records", folder / "prefect" / "results"]
+        places += [derived.results_folder(folder), *(place for _, place in derived.folders(folder))]
+        for place in places:
             for file in sweep(place) if repair and place.is_dir() else ():
                 yield Finding("", "leftover", f"{file}, of a writer that was killed", "removed")
 

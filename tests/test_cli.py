@@ -94,7 +94,7 @@ def test_ls_prints_a_line_for_each_entry(call: Callable[..., Result]) -> None:
 
 def test_ls_as_json(cache: FeatureStore, document: Callable[..., Any]) -> None:
     found = document("ls")
-    assert list(found) == ["cache_dir", "bytes", "entries"]
+    assert list(found) == ["cache_dir", "bytes", "entries", "derived"]
     assert found["cache_dir"] == str(cache.cache_dir)
     assert [list(one) for one in found["entries"]] == [ENTRY] * 3
     assert found["entries"][0]["shape"] == [120, 3]
@@ -199,7 +199,7 @@ def test_verify(cache: FeatureStore, call: Callable[..., Result], document: Call
     os.truncate(cache.path(KEYS[0]), 100)
     cache.path("f" * 32).write_bytes(ATTACK)
     found = document("verify", code=1)
-    assert list(found) == ["cache_dir", "checked", "bytes", "findings"]
+    assert list(found) == ["cache_dir", "checked", "bytes", "derived", "findings"]
     assert [list(one) for one in found["findings"]] == [["key", "status", "reason", "done"]] * 2
     assert cache.path(KEYS[0]).exists()
     code, out, err = call("verify", "--repair")
@@ -216,7 +216,7 @@ def test_verify(cache: FeatureStore, call: Callable[..., Result], document: Call
 
 def test_prune(cache: FeatureStore, call: Callable[..., Result], document: Callable[..., Any]) -> None:
     found = document("prune", "--keep-latest", "1", "--dry-run")
-    assert list(found) == ["cache_dir", "dry_run", "freed", "left", "entries"]
+    assert list(found) == ["cache_dir", "dry_run", "freed", "left", "derived", "entries"]
     assert [list(one) for one in found["entries"]] == [["key", "bytes", "last_used", "outcome", "reason"]] * 2
     assert [one["key"] for one in found["entries"]] == KEYS[:2]
     assert cache.keys() == KEYS

@@ -59,10 +59,13 @@ def _packed(value: Any, arrays: list[Array]) -> Any:
     if type(value) in _NAMES:
         parts = {one.name: _packed(getattr(value, one.name), arrays) for one in fields(value)}
         return {"kind": _NAMES[type(value)], "fields": parts}
-    if isinstance(value, tuple):
-        return {"tuple": [_packed(one, arrays) for one in value]}
-    if isinstance(value, list):
-        return [_packed(one, arrays) for one in value]
+    return _packed_container(value, arrays)
+
+
+def _packed_container(value: Any, arrays: list[Array]) -> Any:
+    if isinstance(value, tuple | list):
+        items = [_packed(one, arrays) for one in value]
+        return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, Mapping) and all(type(name) is str for name in value):
         return {"mapping": {name: _packed(one, arrays) for name, one in value.items()}}
     raise TypeError(f"expected what metrics are made of, found {type(value).__qualname__}")
@@ -120,6 +123,4 @@ def _of_kind(kind: type[Any], held: Mapping[str, Any], array_of: Callable[[int],
     if held.keys() != _FIELDS[kind]:
         raise ValueError(f"expected the fields of {kind.__name__}, found {', '.join(held)}")
     without = {"noise"} if kind is MetricValue and not noise else set()
-    return kind(
-        **{name: None if name in without else unpack(one, array_of, noise=noise) for name, one in held.items()}
-    )
+    return kind(**{name: None if name in without else unpack(one, array_of, noise=noise) for name, one in held.items()})
