@@ -29,8 +29,17 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
 from flows.runners import in_flight, require  # noqa: E402
-from flows.session import ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
-from flows.steps import compare_all, extract_all  # noqa: E402
+from flows.session import (  # noqa: E402
+    INTERRUPTED,
+    STOPPED,
+    cancelled,
+    ended_by_sigterm,
+    left,
+    quiet_server,
+    wait_until_recorded,
+)
+from flows.steps import Work, compare_all, extract_all  # noqa: E402
+from simet_cache import stopping  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
@@ -43,7 +52,7 @@ from simet_cache.sweep import plan_sweep  # noqa: E402
 from tasks.report import report  # noqa: E402
 
 EXAMPLE = ROOT / "examples" / "digits.yaml"
-PASSED, NOT_PASSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+PASSED, NOT_PASSED, BAD_INPUT = 0, 1, 2
 _PACKAGES = ("numpy", "pillow", "prefect", "simet-cache", "torch", "torch-fidelity", "torchvision")
 
 
@@ -60,9 +69,12 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
     store.catch_up()
     sweep = plan_sweep(config, store)
     get_run_logger().info("\n".join(sweep.lines()))
-    with in_flight(config) as crew:
-        found = extract_all(sweep, config, store, crew)
-        tables = compare_all(sweep, found, config, store, crew)
+    try:
+        with stopping.listening(), in_flight(config, on_stop=stopping.request) as crew:
+            work = Work(config, store, crew)
+            tables = compare_all(sweep, extract_all(sweep, work), work)
+    except STOPPED as stop:
+        return cancelled(stop)  # type: ignore[return-value]  # there are no results
     results = EvaluationResults(
         tables=tables,
         verdicts=tuple(judge(config.restraints, tables)),
@@ -102,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with onlooker(config) as store:
                 print("\n".join(plan_sweep(config, store).lines()))
             return PASSED
+        require(config.task_runner)
         store_of(config)
         prepare_folder(config.output)
     except SimetCacheError as error:
@@ -110,13 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ended_by_sigterm(), quiet_server():
             state = evaluate(config, return_state=True)
-            wait_until_recorded(state.state_details.flow_run_id, last="report")
+            wait_until_recorded(state.state_details.flow_run_id, last=None if state.is_cancelled() else "report")
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
+    if state.is_cancelled():
+        return left(state)
     return PASSED if state.is_completed() else NOT_PASSED
 
 

@@ -177,7 +177,9 @@ def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
         looked = {i: _looked_at(one, extractor, config, store) for i, one in {**references, **datasets}.items()}
         sets += looked.values()
         pairings += [
-            Pairing(looked[i], tuple((looked[id(one.dataset)], one.metrics) for one in wanted if id(one.reference) == i))
+            Pairing(
+                looked[i], tuple((looked[id(one.dataset)], one.metrics) for one in wanted if id(one.reference) == i)
+            )
             for i in references
         ]
     return Sweep(tuple(sets), tuple(pairings), tuple(_costs(sets, store)), _kept(pairings, config, store), _free(store))
