@@ -154,7 +154,7 @@ class Derived:
         except OSError as error:
             log.warning("cannot read %s: %s; it counts as missing", path, error.strerror or error)
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.warning("%s holds something else than it should: %r; it counts as missing", path, error)
             return None
         return made
