@@ -22,6 +22,8 @@ from simet_cache.metrics.evaluate import VERSION
 from simet_cache.metrics.metric import Metric, Parameters, Side, key_of
 from simet_cache.store import FeatureStore
 
+SMALL = 2**20  # bytes of a summary up to which it is kept, even if its features take less
+
 Requests = Mapping[str, Mapping[str, Any]]
 
 
@@ -213,7 +215,7 @@ def _complete(derived: Derived, rows: Summaries, features: FeatureSet, side: Sid
             needed = _needed(side, enough)
             _prepare(rows, [needed[summary] for summary in missing])
             for summary in missing.keys() & rows.memo.keys():
-                derived.keep_summary(missing[summary], rows.memo[summary], most=rows.features.nbytes)
+                derived.keep_summary(missing[summary], rows.memo[summary], most=max(SMALL, rows.features.nbytes))
 
 
 def _prepare(rows: Summaries, requests: list[tuple[Metric, Parameters]]) -> None:

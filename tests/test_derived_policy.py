@@ -163,7 +163,11 @@ def test_summaries(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None
     assert prepare(real, "real", asked, return_state=True).name == "Completed"  # coverage shares the radii
 
 
-def test_summaries_that_are_not_worth_keeping_are_cached_all_the_same(store: FeatureStore) -> None:
+def test_summaries_that_are_not_worth_keeping_are_cached_all_the_same(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparisons, "SMALL", 0)
+
     @task(cache_policy=DerivedCachePolicy(store.cache_dir), persist_result=True)
     def prepare(rows: Rows, side: str, metrics: Any) -> dict[str, str]:
         summarise(Derived(store.cache_dir), rows, side, metrics, device="cpu")  # type: ignore[arg-type]
