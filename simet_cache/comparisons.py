@@ -19,6 +19,7 @@ from simet_cache.errors import DamagedEntryError, MetricError
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import METRICS, Intervals, MetricValue, Summaries, evaluate_each, resolve
 from simet_cache.metrics.evaluate import VERSION
+from simet_cache.metrics.fid import Gaussian
 from simet_cache.metrics.metric import Metric, Parameters, Side, key_of
 from simet_cache.store import FeatureStore
 
@@ -213,7 +214,15 @@ def _complete(derived: Derived, rows: Summaries, features: FeatureSet, side: Sid
             needed = _needed(side, enough)
             _prepare(rows, [needed[summary] for summary in missing])
             for summary in missing.keys() & rows.memo.keys():
-                derived.keep_summary(missing[summary], rows.memo[summary], most=rows.features.nbytes)
+                derived.keep_summary(missing[summary], _worth_keeping(rows.memo[summary]))
+
+
+def _worth_keeping(summary: Any) -> Any:
+    """The summary, or None: up to as many rows as features, a Gaussian is those rows about their mean, twice as large.
+
+    To make it takes as long as to read it: 12 and 10 ms for 1,000 rows of 2,048. For 3,000 it is a second and 10 ms.
+    """
+    return None if isinstance(summary, Gaussian) and not summary.triangular else summary
 
 
 def _prepare(rows: Summaries, requests: list[tuple[Metric, Parameters]]) -> None:

@@ -91,18 +91,9 @@ class Derived:
         """A summary; None where there is none that can be used, or where it was not worth keeping."""
         return self._read("summaries", key, lambda tree, array_of: _packing().unpack(tree, array_of))
 
-    def keep_summary(self, recipe: Recipe, summary: Any, *, most: int) -> None:
-        """Keep a summary, or else a note that it is not worth keeping.
-
-        Args:
-            recipe: What it is made from.
-            summary: Of a class that ``packing`` knows.
-            most: The largest number of bytes that are worth keeping: those of the features. Larger ones, like the
-                covariance factor of few rows, are made again faster than the disk gives them back.
-        """
-        tree, arrays = _packing().pack(summary)
-        worth = sum(array.nbytes for array in arrays) <= most
-        self._write(recipe, *((tree, arrays) if worth else (None, [])))
+    def keep_summary(self, recipe: Recipe, summary: Any) -> None:
+        """Keep a summary, of a class that ``packing`` knows; or None for the note that it is not worth keeping."""
+        self._write(recipe, *_packing().pack(summary))
 
     def value(self, key: str, *, noise: bool = False) -> Any:
         """A ``MetricValue``; None where there is none that can be used.
@@ -154,7 +145,7 @@ class Derived:
         except OSError as error:
             log.warning("cannot read %s: %s; it counts as missing", path, error.strerror or error)
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.warning("%s holds something else than it should: %r; it counts as missing", path, error)
             return None
         return made

@@ -143,18 +143,21 @@ def prune(store: FeatureStore, limits: Limits, *, dry_run: bool = False, now: fl
     """
     now = time.time() if now is None else now
     entries = stored(store)
-    there = sorted([*entries, *_derived(store)], key=lambda one: one.last_used)  # entries are in order already
+    there: list[Stored | Kept] = [*entries, *_derived(store)]
+    there.sort(key=lambda one: one.last_used)
     left, newer = sum(one.bytes for one in there), len(entries)
     busy = _in_use(store) if dry_run else set()
     pruned, freed, derived = [], 0, 0
     for one in there:
         newer -= isinstance(one, Stored)
         reason = limits.against(one, newer=newer, total=left, now=now)
-        if reason and isinstance(one, Stored):
+        if not reason:
+            continue
+        if isinstance(one, Stored):
             done = _would_go(store, one, busy, reason) if dry_run else _gone(store, one, reason)
             pruned.append(done)
             left -= 0 if done.outcome in (_IN_USE, "failed") else one.bytes
-        elif reason and (dry_run or _removed(one)):
+        elif dry_run or _removed(one):
             derived += one.kind != "results"
             freed, left = freed + one.bytes, left - one.bytes
     if limits.quarantine and limits.older_than is not None:

@@ -169,7 +169,7 @@ def test_summaries_that_are_not_worth_keeping_are_cached_all_the_same(store: Fea
         summarise(Derived(store.cache_dir), rows, side, metrics, device="cpu")  # type: ignore[arg-type]
         return {}
 
-    few = rows(store, 5, count=3)
+    few = rows(store, 5, count=4)
     (recipe,) = summary_recipes(few.features, "real", {"fid": {}}).values()
     assert [prepare(few, "real", {"fid": {}}, return_state=True).name for _ in range(2)] == ["Completed", "Cached"]
     assert Derived(store.cache_dir).summary(recipe.key) is None

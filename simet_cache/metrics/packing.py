@@ -88,7 +88,7 @@ def unpack(tree: Any, array_of: Callable[[int], Array], *, noise: bool = True) -
         noise: Whether values get their noise, or None in its place.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It was not made by ``pack``.
+        ValueError, LookupError, TypeError, AttributeError: It was not made by ``pack``.
     """
     if isinstance(tree, list):
         return [unpack(one, array_of, noise=noise) for one in tree]
