@@ -179,10 +179,10 @@ def _joined(store: FeatureStore, planned: Planned, ordered: Any, pieces: Sequenc
     except DamagedShardError:
         raise
     except StoreError as error:
-        log.error(  # noqa: TRY400 - a sentence for a person
-            "%s. The features are used in this run, and the next one has to put them together again", error
-        )
-        return _in_memory(store, key, filled, shape, source)
+        features = _in_memory(store, key, filled, shape, source)
+        sentence = f"{error}. The features are used in this run, and the next one has to put them together again"
+        log.error("%s", sentence)  # noqa: TRY400 - a sentence for a person
+        return features
 
 
 def _other_shape(store: FeatureStore, piece: Piece, first: FeatureSet) -> str:
