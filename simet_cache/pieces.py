@@ -164,8 +164,8 @@ def cut_out(store: FeatureStore, key: str, whole: str, source: Source) -> Featur
     """A shard as the rows of the whole that was made from it, stored like any other; None where there is no such whole.
 
     So two runs that extract the same dataset at once do it once, also when one has dropped the shards before the other
-    came to them. And where some images of a whole have changed, the shards of the others are not extracted again. A whole
-    without its bad images has another key, and is not found.
+    came to them. And where some images of a whole have changed, the shards of the others are not extracted again. A
+    whole without its bad images has another key, and is not found.
 
     Args:
         store: Where they are kept.

@@ -141,7 +141,9 @@ def drop_leftovers(
             continue
         try:
             is_shard = store.manifest(key).get("shard_of") == of
-            if asked and (is_shard or part.get("rows") == 0):  # which images of it are bad, the whole knows by now
+            if asked and (
+                is_shard or part.get("rows") == 0 or key == whole.key
+            ):  # the whole knows its bad images by now
                 store.forget_notes(asked)
             freed += store.drop_shard(key, shard_of=of) if is_shard else 0
         except StoreError as error:  # it takes room, and nothing else
