@@ -126,10 +126,9 @@ def extract_to_store(
         good_key = key_of(good_source) if skipped else key
         if not len(features):
             return _nothing(store, good_key)
-        if shard_of is not None and not _is_somebodys(store, good_key):
-            details["shard_of"] = shard_of
         if skipped:
             details["skipped"] = [asdict(image) for image in skipped]
+        details |= pieces.said_of_shard(store, good_key, shard_of)
         return store.keep(good_key, features, source=good_source, **details)
 
 
@@ -150,11 +149,6 @@ def _nothing(store: FeatureStore, key: str) -> FeatureSet:
     """The features of no image at all, which are stored nowhere."""
     nothing = np.empty((0, 0), np.float32)
     return FeatureSet(key, str(store.path(key)), (0, 0), "float32", codec.digest(nothing), unsaved=nothing)
-
-
-def _is_somebodys(store: FeatureStore, key: str) -> bool:
-    """Whether there are features under the key of a shard that were not made as one."""
-    return store.path(key).exists() and "shard_of" not in store.manifest(key)
 
 
 def _libraries() -> dict[str, str]:
@@ -247,7 +241,7 @@ _counting = threading.Lock()
 
 @contextmanager
 def _exact_cudnn() -> Iterator[None]:
-    """The switches belong to the process and not to a thread: the first one in sets them, the last one sets them back."""
+    """Set cuDNN's switches, which belong to the process: the first thread in sets them, the last one sets them back."""
     global _exact_for  # noqa: PLW0603
     with _counting:
         if not _exact_for:

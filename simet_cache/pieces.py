@@ -1,7 +1,7 @@
 """Pieces: the features of shards on their way into a whole, and out of one again.
 
-What goes into a whole must be what extracting that shard gives, to the byte: made by the same extractor, in the order of
-the images, and not one bit else than when it was stored.
+What goes into a whole must be what extracting that shard gives: made by the same extractor, in the order of the images,
+and not one bit else than when it was stored.
 """
 
 from __future__ import annotations
@@ -64,14 +64,18 @@ def piece_of(store: FeatureStore, shard: Planned, part: FeatureSet, start: int) 
     if found is None:
         raise DamagedShardError(f"the features of {shard.name} are gone from {store.path(part.key)}. {AGAIN}", part.key)
     entry = store.manifest(found.key)
-    if why := _unlike(entry, found, source):
+    if why := _unlike(store, found, source):
         store.quarantine(found.key, f"{found.path} cannot be a shard: {why}")
         raise DamagedShardError(f"the features of {shard.name} cannot be used: {why}. {AGAIN}", found.key)
     return Piece(shard, source, found, moved, entry)
 
 
-def _unlike(entry: Mapping[str, Any], found: FeatureSet, source: Source) -> str:
+def _unlike(store: FeatureStore, found: FeatureSet, source: Source) -> str:
     """Why features under the key of a shard are not what extracting it gives: somebody else may have put them there."""
+    seen = store.look(found.key, source=source)
+    if seen.status != "hit":  # with ``on_stale: reuse`` it is found all the same, but the whole would call itself fresh
+        return seen.reason
+    entry = seen.entry
     if found.row_order != DATASET_ORDER:
         return f"its rows are in {found.row_order} order"
     made_by, wanted = mapping(entry.get("extractor")).get("name"), source.extractor.get("name")
@@ -124,30 +128,44 @@ def blocks(store: FeatureStore, pieces: Sequence[Piece]) -> Iterator[memoryview]
         path = Path(features.path)
         with reported("cannot read", path):
             seen = path.stat()
-            check = codec.hasher(np.dtype(features.dtype), features.shape)
             try:
-                for block in codec.blocks_of(path, start=start):
+                for block in _checked(features, path, start):
                     stopping.check()
-                    check.update(block)
                     start += len(block)
                     yield block
-                if check.hexdigest() != features.digest:
-                    raise DamagedEntryError(f"{path} does not hold what its manifest says: bits have changed")
             except DamagedEntryError as error:
                 store.quarantine(features.key, str(error), seen=seen)
-                raise DamagedShardError(
-                    f"{error}, so that {piece.shard.name} is lost. {AGAIN}", features.key
-                ) from error
+                why = f"{error}, so that {piece.shard.name} is lost. {AGAIN}"
+                raise DamagedShardError(why, features.key) from error
+
+
+def _checked(features: FeatureSet, path: Path, start: int) -> Iterator[memoryview]:
+    state = codec.hasher(np.dtype(features.dtype), features.shape)
+    for block in codec.blocks_of(path, start=start):
+        state.update(block)
+        yield block
+    if state.hexdigest() != features.digest:
+        raise DamagedEntryError(f"{path} does not hold what its manifest says: bits have changed")
 
 
 # Out of a whole
+
+
+def said_of_shard(store: FeatureStore, key: str, whole: str | None) -> dict[str, str]:
+    """What the manifest of a shard that is about to be stored says of the whole, so that it may be dropped.
+
+    Nothing where there are features under its key that were not made as a shard: somebody has that Subset.
+    """
+    somebodys = store.path(key).exists() and "shard_of" not in store.manifest(key)
+    return {} if whole is None or somebodys else {"shard_of": whole}
 
 
 def cut_out(store: FeatureStore, key: str, whole: str, source: Source) -> FeatureSet | None:
     """A shard as the rows of the whole that was made from it, stored like any other; None where there is no such whole.
 
     So two runs that extract the same dataset at once do it once, also when one has dropped the shards before the other
-    came to them. And where some images of a whole have changed, the shards of the others are not extracted again.
+    came to them. And where some images of a whole have changed, the shards of the others are not extracted again. A
+    whole without its bad images has another key, and is not found.
 
     Args:
         store: Where they are kept.
@@ -163,7 +181,7 @@ def cut_out(store: FeatureStore, key: str, whole: str, source: Source) -> Featur
             if features is None:
                 return None
             maker = dict(mapping(entry.get("extractor")))
-            return store.keep(key, features, source=source, extractor=maker, shard_of=whole)
+            return store.keep(key, features, source=source, extractor=maker, **said_of_shard(store, key, whole))
         start += one["rows"] if isinstance(one.get("rows"), int) else 0
     return None
 

@@ -141,7 +141,9 @@ def drop_leftovers(
             continue
         try:
             is_shard = store.manifest(key).get("shard_of") == of
-            if asked and (is_shard or part.get("rows") == 0):  # which images of it are bad, the whole knows by now
+            if asked and (
+                is_shard or part.get("rows") == 0 or key == whole.key
+            ):  # the whole knows its bad images by now
                 store.forget_notes(asked)
             freed += store.drop_shard(key, shard_of=of) if is_shard else 0
         except StoreError as error:  # it takes room, and nothing else
@@ -179,10 +181,10 @@ def _joined(store: FeatureStore, planned: Planned, ordered: Any, pieces: Sequenc
     except DamagedShardError:
         raise
     except StoreError as error:
-        log.error(  # noqa: TRY400 - a sentence for a person
-            "%s. The features are used in this run, and the next one has to put them together again", error
-        )
-        return _in_memory(store, key, filled, shape, source)
+        features = _in_memory(store, key, filled, shape, source)
+        sentence = f"{error}. The features are used in this run, and the next one has to put them together again"
+        log.error("%s", sentence)  # noqa: TRY400 - a sentence for a person
+        return features
 
 
 def _other_shape(store: FeatureStore, piece: Piece, first: FeatureSet) -> str:

@@ -1,0 +1,298 @@
+"""One extraction on a device at a time, over threads and processes; and the dead hold nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from simet_cache import devices, stopping
+from simet_cache.atomic import is_held
+from simet_cache.errors import ExtractorError, StoppedError
+
+ROOT = Path(__file__).resolve().parents[1]
+TWO = ("cuda:0", "cuda:1")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Locks of these tests alone, for this process and those that it starts."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    devices._warned.clear()
+    yield tmp_path / f"simet-cache-{os.getuid()}"
+    tempfile.tempdir = None
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices with an identity."""
+    identities = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: SimpleNamespace(uuid=identities[str(name)]))
+
+
+@contextmanager
+def another(*names: str, then: str = "sys.stdin.read()") -> Iterator[subprocess.Popen[str]]:
+    """Another process, which has taken a device and keeps it."""
+    script = f"""
+import sys
+from types import SimpleNamespace
+import torch
+from simet_cache import devices
+torch.cuda.get_device_properties = lambda name: SimpleNamespace(uuid={{"cuda:0": "GPU-b", "cuda:1": "GPU-a"}}[name])
+with devices.taken(sys.argv[1:]) as name:
+    print(name, flush=True)
+    {then}
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        process.name = process.stdout.readline().strip()  # type: ignore[attr-defined]
+        yield process
+        process.kill()
+
+
+def can_be_taken(*names: str) -> bool:
+    """At this moment, by another thread: it looks once."""
+    looked = False
+
+    def check() -> None:
+        nonlocal looked
+        if looked:
+            raise StoppedError("taken")
+        looked = True
+
+    def want() -> bool:
+        try:
+            with devices.taken(names):
+                return True
+        except StoppedError:
+            return False
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(stopping, "check", check)
+        return pool.submit(want).result()
+
+
+# Which ones
+
+
+def test_auto_is_every_cuda_device_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for there, names in [(True, TWO), (False, ("cpu",))]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert devices.available("auto") == names
+    assert devices.available("cpu") == ("cpu",)
+
+
+def test_cuda_by_itself_is_the_device_that_torch_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert devices.available("cuda") == ("cuda:1",)
+    assert devices.available("cuda:0") == ("cuda:0",)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps", "nonsense"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(ExtractorError) as caught:
+        devices.available(name)
+    assert str(caught.value).startswith(f"device {name!r} cannot be used here (")
+    assert str(caught.value).endswith("); use 'device: auto' or 'cpu'")
+
+
+# One at a time
+
+
+def test_a_device_has_one_holder() -> None:
+    assert can_be_taken("cpu")
+    with devices.taken(["cpu"]) as name:
+        assert name == "cpu"
+        assert not can_be_taken("cpu")
+    assert can_be_taken("cpu")
+
+
+def test_it_is_free_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), devices.taken(["cpu"]):
+        raise ZeroDivisionError
+    assert can_be_taken("cpu")
+
+
+def test_it_is_free_when_its_holder_is_killed() -> None:
+    with another("cpu") as process:
+        assert not can_be_taken("cpu")
+        process.kill()
+        process.wait()
+        assert can_be_taken("cpu")
+
+
+def test_who_waits_gets_it_from_a_holder_that_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    def want() -> str:
+        with devices.taken(["cpu"]) as name:
+            return name
+
+    with another("cpu") as process, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(want)
+        time.sleep(0.2)
+        assert not future.done()
+        process.kill()
+        assert future.result(timeout=30) == "cpu"
+
+
+def test_a_loaders_process_does_not_keep_it() -> None:
+    """It is forked with the handle, and may outlive the extraction by a moment."""
+    with devices.taken(["cpu"]):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        assert can_be_taken("cpu")
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_several_are_used_side_by_side() -> None:
+    with devices.taken(TWO) as first, devices.taken(TWO) as second:
+        assert (first, second) == TWO
+        assert not can_be_taken(*TWO)
+    assert can_be_taken(*TWO)
+    with devices.taken(["cpu"]), devices.taken(TWO):
+        pass
+
+
+@pytest.mark.usefixtures("cuda")
+def test_a_device_is_known_by_its_identity() -> None:
+    """The other process sees the two in the other order, as with CUDA_VISIBLE_DEVICES."""
+    with another("cuda:0") as process:
+        assert process.name == "cuda:0"  # type: ignore[attr-defined]
+        assert not can_be_taken("cuda:1")
+        assert can_be_taken("cuda:0")
+        with devices.taken(TWO) as name:
+            assert name == "cuda:0"
+
+
+def test_many_threads_take_turns() -> None:
+    inside, seen = [], []
+
+    def want(_: int) -> None:
+        with devices.taken(["cpu"]):
+            inside.append(1)
+            seen.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(want, range(12)))
+    assert seen == [1] * 12
+
+
+def test_who_has_just_had_it_does_not_overtake_who_waits(folder: Path) -> None:
+    order = []
+
+    def want() -> None:
+        with devices.taken(["cpu"]):
+            order.append("other")
+
+    with ThreadPoolExecutor(1) as pool:
+        with devices.taken(["cpu"]):
+            future = pool.submit(want)
+            while not is_held(folder / "cpu.next"):
+                time.sleep(0.01)
+        for _ in range(3):
+            with devices.taken(["cpu"]):
+                order.append("again")
+        future.result()
+    assert order[0] == "other"
+
+
+def test_waiting_is_said_once_and_ends_on_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_PATIENCE", 0.05)
+
+    def want() -> None:
+        with devices.taken(["cpu"]):
+            raise AssertionError("taken")
+
+    with stopping.listening(), devices.taken(["cpu"]), ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+        future = pool.submit(want)
+        time.sleep(0.5)
+        stopping.request()
+        with pytest.raises(StoppedError):
+            future.result(timeout=30)
+    assert [line for line in caplog.messages if "Waiting" in line] == ["Waiting for cpu, which other extractions use"]
+    assert can_be_taken("cpu"), "nothing is left of who gave up"
+
+
+# The folder
+
+
+def test_the_folder_is_this_users_alone(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        with devices.taken(["cpu"]):
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert sorted(file.name for file in folder.iterdir()) == ["cpu.lock", "cpu.next"]
+    finally:
+        os.umask(before)
+
+
+def plant_a_link(folder: Path) -> None:
+    folder.with_name("theirs").mkdir(mode=0o700)
+    folder.symlink_to("theirs")
+
+
+def plant_a_file(folder: Path) -> None:
+    folder.touch()
+
+
+def open_to_all(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def link_a_lock(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "cpu.next").symlink_to(folder.with_name("theirs"))
+
+
+@pytest.mark.parametrize("plant", [plant_a_link, plant_a_file, open_to_all, link_a_lock])
+def test_what_others_have_planted_is_not_touched(folder: Path, plant: object, caplog: pytest.LogCaptureFixture) -> None:
+    """It is used all the same, and said once."""
+    plant(folder)  # type: ignore[operator]
+    for _ in range(2):
+        with devices.taken(["cpu"]) as first, devices.taken(["cpu"]) as second:
+            assert (first, second) == ("cpu", "cpu")
+    (warning,) = caplog.messages
+    assert warning.startswith("cannot lock a device: ")
+    assert warning.endswith(". Other extractions may use cpu meanwhile")
+    assert not (folder.with_name("theirs").is_file())
+    assert list(folder.with_name("theirs").glob("*")) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+def test_another_users_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with devices.taken(["cpu"]):
+        assert caplog.messages[0].startswith(f"cannot lock a device: {folder} is not a folder of this user alone. ")
+    assert list(folder.iterdir()) == []
