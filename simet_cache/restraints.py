@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simet_cache.extractors import named_in
+
 if TYPE_CHECKING:
     from simet_cache.config import RestraintConfig
+    from simet_cache.report.results import Table
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One restraint on one dataset.
+    """One restraint on one dataset, measured against one reference on the features of one extractor.
 
     Attributes:
         dataset: Its name.
@@ -21,6 +24,8 @@ class Verdict:
         value: What was measured; None where it could not be.
         lower_bound: The value must not be below it; None for no bound.
         upper_bound: The value must not be above it; None for no bound.
+        reference: The reference's name.
+        extractor: The extractor's suffix.
     """
 
     dataset: str
@@ -28,6 +33,8 @@ class Verdict:
     value: float | None
     lower_bound: float | None
     upper_bound: float | None
+    reference: str
+    extractor: str
 
     @property
     def passed(self) -> bool:
@@ -38,22 +45,36 @@ class Verdict:
         return above and (self.upper_bound is None or self.value <= self.upper_bound)
 
     def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, subject: str = "") -> str:
+        """In words.
+
+        Args:
+            subject: What to call the dataset; its name where nothing else is given, as there is one reference and one
+                extractor. The report knows whether there are more.
+        """
         found = "was not measured" if self.value is None else f"is {self.value:.6g}"
         bounds = {"lower_bound": self.lower_bound, "upper_bound": self.upper_bound}
         wanted = ", ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
-        return f"{self.dataset}: {self.metric} {found} ({wanted})"
+        return f"{subject or self.dataset}: {self.metric} {found} ({wanted})"
 
 
-def judge(restraints: Mapping[str, RestraintConfig], values: Mapping[str, Mapping[str, float]]) -> list[Verdict]:
-    """Every restraint on every dataset that it is about; none cuts the others short.
+def judge(restraints: Mapping[str, RestraintConfig], tables: Iterable[Table]) -> list[Verdict]:
+    """Every restraint on every comparison that it is about and that was asked for; none cuts the others short.
 
     Args:
         restraints: By metric.
-        values: By dataset, then by metric. A dataset that could not be measured has none.
+        tables: All that was measured. A dataset that could not be measured has no values, and breaks what is about it.
     """
-    return [
-        Verdict(dataset, metric, measured.get(metric), restraint.lower_bound, restraint.upper_bound)
-        for dataset, measured in values.items()
-        for metric, restraint in restraints.items()
-        if restraint.applies_to(dataset)
-    ]
+    verdicts = []
+    for table in tables:
+        extractor = (table.extractor, named_in(table.extractor))
+        for one in table.datasets:
+            for metric, restraint in restraints.items():
+                asked = metric in table.metrics and metric not in one.excluded
+                if asked and restraint.applies_to(one.name, reference=table.reference.name, extractor=extractor):
+                    value = one.values[metric].value if metric in one.values else None
+                    bounds = restraint.lower_bound, restraint.upper_bound
+                    verdicts.append(Verdict(one.name, metric, value, *bounds, table.reference.name, table.extractor))
+    return verdicts

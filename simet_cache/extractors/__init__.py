@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +64,12 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
         "preprocessing": getattr(transform, "__qualname__", None) or " ".join(repr(transform).split()),
     }
     return Extractor(suffix, transform, partial(family.build, config), identity)
+
+
+def named_in(suffix: str) -> str:
+    """The name of the extractor whose suffix this is; the suffix itself where it is of none that is known."""
+    known = (name for name in names() if re.match(rf"{re.escape(name)}(?![a-z0-9])", suffix))
+    return max(known, key=len, default=suffix)
 
 
 def frechet_label(suffix: str) -> str:

@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simet_cache.atomic import reported, write_atomically
 from simet_cache.metrics import MetricValue
-from simet_cache.report.results import EvaluationResults
+from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 
-_COLUMNS = ("dataset", "metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
+_WHERE = ("reference", "extractor", "dataset", "step")
+_COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
 _MORE = ("n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
 _LAST = ("reference_key", "cached", "warnings", "error")
 
@@ -46,34 +48,43 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
 
 
 def as_csv(results: EvaluationResults) -> str:
-    """One row for each dataset and metric, and for each class where that was asked for.
+    """One row for each comparison and metric, and for each class where that was asked for.
 
     A dataset that could not be measured has one row, which says why, and so has a metric.
     """
-    verdicts = {(verdict.dataset, verdict.metric): verdict.passed for verdict in results.verdicts}
-    reference_key = results.reference.features.key if results.reference.features else ""
+    verdicts = {(one.reference, one.extractor, one.dataset, one.metric): one.passed for one in results.verdicts}
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_COLUMNS, *_MORE, *_LAST], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*_WHERE, *_COLUMNS, *_MORE, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
-    for one in results.datasets:
-        common = {
-            "dataset": one.name,
-            "suffix": one.suffix,
-            "key": one.features.key if one.features else "",
-            "reference_key": reference_key,
-            "cached": one.cached,
-        }
-        if one.error is not None:
-            writer.writerow({**common, "error": one.error})
-        for name, reason in one.failures.items():
-            writer.writerow({**common, "metric": name, "label": results.label(name), "error": reason})
-        for name, value in one.values.items():
-            best, passed = one.name in results.best(name), verdicts.get((one.name, name), "")
-            of_metric = {**common, "metric": name, "label": results.label(name)}
-            writer.writerow({**of_metric, **_about(value), "best": best, "passed": passed})
-            for label, of_class in value.per_class.items():
-                writer.writerow({**of_metric, **_about(of_class), "class": label})
+    for table in results.tables:
+        for one in table.datasets:
+            passed = {
+                name: verdicts.get((table.reference.name, table.extractor, one.name, name), "") for name in one.values
+            }
+            writer.writerows(_rows(table, one, passed))
     return text.getvalue()
+
+
+def _rows(table: Table, one: DatasetResult, passed: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    common: dict[str, object] = {
+        "reference": table.reference.name,
+        "extractor": table.extractor,
+        "dataset": one.name,
+        "step": "" if one.step is None else one.step,
+        "suffix": one.suffix,
+        "key": one.features.key if one.features else "",
+        "reference_key": table.reference.features.key if table.reference.features else "",
+        "cached": one.cached,
+    }
+    if one.error is not None:
+        yield {**common, "error": one.error}
+    for name, reason in one.failures.items():
+        yield {**common, "metric": name, "label": table.label(name), "error": reason}
+    for name, value in one.values.items():
+        of_metric = {**common, "metric": name, "label": table.label(name)}
+        yield {**of_metric, **_about(value), "best": one.name in table.best(name), "passed": passed[name]}
+        for label, of_class in value.per_class.items():
+            yield {**of_metric, **_about(of_class), "class": label}
 
 
 def _about(value: MetricValue) -> dict[str, object]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from simet_cache.extractors import frechet_label
 from simet_cache.featureset import FeatureSet
-from simet_cache.metrics import METRICS, Difference, MetricValue, difference_of
+from simet_cache.metrics import Difference, MetricValue
+from simet_cache.report.rankings import best_of
 from simet_cache.restraints import Verdict
+
+FORMAT = 2  # of results.json; 1 was one table without this frame around it
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class DatasetResult:
     Attributes:
         name: As in the configuration.
         suffix: The extractor suffix of its key.
+        step: Of the training that made it, where the configuration knows it.
         features: The handle on its features; None where there are none.
         cached: Whether extraction was skipped.
         extraction_seconds: How long the extraction took, in this run or in the one that made the features; None where
@@ -29,12 +34,14 @@ class DatasetResult:
         error: Why it could not be measured; None where it was.
         values: By metric; empty for the reference, and where it could not be measured.
         failures: Why a metric has no value here, by metric.
+        excluded: The metrics of its table that were not asked for here.
         metrics_seconds: How long the metrics took.
         labels: The class of each row as text, shape (N,), where it matters; not part of the files.
     """
 
     name: str
     suffix: str
+    step: int | None = None
     features: FeatureSet | None = None
     cached: bool = False
     extraction_seconds: float | None = None
@@ -44,6 +51,7 @@ class DatasetResult:
     error: str | None = None
     values: Mapping[str, MetricValue] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
     metrics_seconds: float | None = None
     labels: Any = field(default=None, compare=False, repr=False)
 
@@ -58,108 +66,127 @@ class DatasetResult:
 
 
 @dataclass(frozen=True)
-class EvaluationResults:
-    """Everything that one evaluation found.
+class Table:
+    """What was measured against one reference on the features of one extractor: only such values are comparable.
 
     Attributes:
         reference: The real set.
         datasets: The others, in the order of the configuration.
-        verdicts: Every restraint on every dataset that it is about.
+        metrics: Those asked for, in the order of the configuration.
+        differences: By metric, the best dataset less each other one, by the other's name (see ``differences_of``).
+    """
+
+    reference: DatasetResult
+    datasets: tuple[DatasetResult, ...]
+    metrics: tuple[str, ...]
+    differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
+
+    @property
+    def extractor(self) -> str:
+        """The extractor's suffix, without what the reference adds to it in its key."""
+        return self.reference.suffix.partition("@")[0]
+
+    def label(self, metric: str) -> str:
+        """How a metric is called in results: ``fid`` is ``FID`` on Inception features only."""
+        return frechet_label(self.reference.suffix) if metric == "fid" else metric
+
+    def best(self, metric: str) -> frozenset[str]:
+        """The names of the datasets with the best value."""
+        return self._best.get(metric, frozenset())
+
+    @cached_property
+    def _best(self) -> dict[str, frozenset[str]]:
+        return {metric: best_of(self.values(metric)) for metric in self.metrics}
+
+    def values(self, metric: str) -> dict[str, MetricValue]:
+        """The values of one metric, by dataset."""
+        return {one.name: one.values[metric] for one in self.datasets if metric in one.values}
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """Everything that one evaluation found.
+
+    Attributes:
+        tables: One for each reference and extractor; one alone unless the configuration has several of them.
+        verdicts: Every restraint on every comparison that it is about.
         config: The configuration as it was used, as JSON values.
         versions: Of Python and of the packages that values depend on.
         platform: The operating system and processor.
         started_at: ISO 8601, UTC.
         seconds: Wall time.
+        plan: What was there before, and what was to be done, as JSON values.
     """
 
-    reference: DatasetResult
-    datasets: tuple[DatasetResult, ...]
+    tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     platform: str
     started_at: str
     seconds: float
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """True when every dataset was measured and every restraint holds."""
-        return all(one.measured for one in self.datasets) and all(one.passed for one in self.verdicts)
+        """True when everything was measured and every restraint holds."""
+        measured = all(one.measured for table in self.tables for one in table.datasets)
+        return measured and all(one.passed for one in self.verdicts)
 
     @property
     def summary(self) -> str:
-        """One sentence."""
-        failed = [one.name for one in self.datasets if not one.measured]
-        broken = [verdict for verdict in self.verdicts if not verdict.passed]
-        parts = [f"{len(self.datasets) - len(failed)} of {len(self.datasets)} datasets measured"]
+        """One sentence; of several tables it counts comparisons, as each dataset is in more than one."""
+        measured = [one.measured for table in self.tables for one in table.datasets]
+        what = "comparisons" if len(self.tables) > 1 else "datasets"
+        parts = [f"{sum(measured)} of {len(measured)} {what} measured"]
         if self.verdicts:
-            parts.append(f"{len(self.verdicts) - len(broken)} of {len(self.verdicts)} restraints hold")
+            held = sum(verdict.passed for verdict in self.verdicts)
+            parts.append(f"{held} of {len(self.verdicts)} restraints hold")
         return "; ".join(parts)
-
-    def metric_names(self) -> list[str]:
-        """The metrics asked for, in the order of the configuration."""
-        return list(self.config["metrics"])
-
-    def label(self, metric: str) -> str:
-        """How a metric is called in results: ``fid`` is ``FID`` on Inception features only."""
-        return frechet_label(self.reference.suffix) if metric == "fid" else metric
-
-    def best(self, metric: str) -> set[str]:
-        """The names of the datasets with the best value."""
-        values = {one.name: one.values[metric].value for one in self.datasets if metric in one.values}
-        if not values:
-            return set()
-        distances = {name: METRICS[metric].from_best(value) for name, value in values.items()}
-        return {name for name, distance in distances.items() if distance == min(distances.values())}
-
-    def differences(self, metric: str) -> dict[str, Difference]:
-        """The best dataset less each other one, by the other's name: is the ranking separated?
-
-        Empty where no intervals were asked for, or where the metric has none.
-        """
-        values = {one.name: one.values[metric] for one in self.datasets if metric in one.values}
-        level = (self.config.get("intervals") or {}).get("level")
-        if level is None or any(value.noise is None for value in values.values()):
-            return {}
-        first = next((name for name in values if name in self.best(metric)), None)
-        return {
-            name: difference_of(values[first], value, level=level)
-            for name, value in values.items()
-            if first is not None and name != first
-        }
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "passed": self.passed,
             "summary": self.summary,
             "started_at": self.started_at,
             "seconds": round(self.seconds, 3),
-            "reference": _dataset_json(self.reference),
-            "datasets": [_dataset_json(one) for one in self.datasets],
-            "rankings": {metric: self._ranking_json(metric) for metric in self.metric_names()},
-            "labels": {metric: self.label(metric) for metric in self.metric_names()},
-            "restraints": [{**asdict(verdict), "passed": verdict.passed} for verdict in self.verdicts],
+            "tables": [_table_json(table) for table in self.tables],
+            "restraints": [{**vars(verdict), "passed": verdict.passed} for verdict in self.verdicts],
+            "plan": dict(self.plan),
             "config": dict(self.config),
             "versions": dict(self.versions),
             "platform": self.platform,
         }
 
-    def _ranking_json(self, metric: str) -> dict[str, Any]:
-        return {
-            "best": sorted(self.best(metric)),
-            "best_less_others": {
-                name: {**asdict(one), "separated": one.better is not None}
-                for name, one in self.differences(metric).items()
-            },
-        }
+
+def _table_json(table: Table) -> dict[str, Any]:
+    return {
+        "reference": _dataset_json(table.reference),
+        "extractor": table.extractor,
+        "datasets": [_dataset_json(one) for one in table.datasets],
+        "rankings": {metric: _ranking_json(table, metric) for metric in table.metrics},
+        "labels": {metric: table.label(metric) for metric in table.metrics},
+    }
+
+
+def _ranking_json(table: Table, metric: str) -> dict[str, Any]:
+    differences = table.differences.get(metric, {})
+    return {
+        "best": sorted(table.best(metric)),
+        "best_less_others": {
+            name: {**vars(one), "interval": dict(vars(one.interval)), "separated": one.better is not None}
+            for name, one in differences.items()
+        },
+    }
 
 
 def _dataset_json(result: DatasetResult) -> dict[str, Any]:
     return {
         "name": result.name,
         "suffix": result.suffix,
+        "step": result.step,
         "features": result.features.to_json() if result.features else None,
         "cached": result.cached,
         "extraction_seconds": result.extraction_seconds,
@@ -169,16 +196,19 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "error": result.error,
         "values": {name: _value_json(value) for name, value in result.values.items()},
         "failures": dict(result.failures),
+        "excluded": list(result.excluded),
         "metrics_seconds": result.metrics_seconds,
     }
 
 
+_OF_VALUE = tuple(one.name for one in fields(MetricValue) if one.name != "noise")
+
+
 def _value_json(value: MetricValue) -> dict[str, Any]:
-    plain = {one.name: getattr(value, one.name) for one in fields(value) if one.name != "noise"}
     return {
-        **plain,
+        **{name: getattr(value, name) for name in _OF_VALUE},
         "parameters": dict(value.parameters),
         "details": dict(value.details),
-        "interval": asdict(value.interval) if value.interval else None,
+        "interval": dict(vars(value.interval)) if value.interval else None,
         "per_class": {label: _value_json(one) for label, one in value.per_class.items()},
     }

@@ -1,24 +1,32 @@
-"""The results as a table: for a terminal, and as Markdown."""
+"""The results as tables: for a terminal, and as Markdown."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from simet_cache.metrics import METRICS, MetricValue
-from simet_cache.report.results import DatasetResult, EvaluationResults
+from simet_cache.report.notes import notes
+from simet_cache.report.results import DatasetResult, EvaluationResults, Table
+from simet_cache.report.shown import Part, parts
+from simet_cache.restraints import Verdict
 
 _ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
+_HEADING = 10  # characters of a heading that stand in one line at least
+_NAME = 20  # characters of a dataset's name that stand in one line at least
+_GAP = 3  # between two columns
 
 
 @dataclass(frozen=True)
@@ -29,28 +37,61 @@ class _Cell:
 
 
 def print_table(results: EvaluationResults) -> None:
-    """Print the results to standard output: as wide as they are in a pipe, as the terminal wants in a terminal."""
+    """Print the results to standard output: as wide as they are in a pipe, as the terminal wants in a terminal.
+
+    Of hundreds of datasets, and of dozens of tables, a part is shown and the rest counted.
+    """
     if sys.stdout.isatty():
         console = _Terminal(highlight=False)
     else:
         console = _Terminal(highlight=False, width=10_000, color_system=None)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # an ASCII stream, or a name that is no text, shall not end the run
-    header, rows = _cells(results)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(_title(results)), title_justify="left", title_style="bold")
-    for number, name in enumerate(header):
-        # in a narrow terminal headings wrap, and numbers never do
-        width = max((len(row[number].text) for row in rows), default=0) if number else 0
-        justify: Literal["left", "right"] = "left" if number in (0, len(header) - 1) else "right"
-        table.add_column(Text(name, overflow="fold"), justify=justify, min_width=width)
-    for row in rows:
-        table.add_row(*(_styled(cell) for cell in row))
-    console.print()
-    console.print(table)
-    for line in notes(results):
+    shown, hidden = parts(results)
+    for part in shown:
+        console.print()
+        _print_part(console, *_cells(results, part), title=_title(part.table))
+        if part.left_out:
+            console.print(Text(part.left_out), soft_wrap=True)
+    for line in (*_tables_left_out(hidden), *notes(results)):
         console.print(Text(line), soft_wrap=True)
     verdict = ("PASS", "bold green") if results.passed else ("FAIL", "bold red")
     console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
+
+
+def _print_part(console: Console, header: Sequence[str], rows: Sequence[Sequence[_Cell]], *, title: str) -> None:
+    """One table; or several below each other, where the columns are more than the terminal is wide."""
+    # in a narrow terminal long headings and names wrap, and numbers never do
+    widths = [
+        max(min(cell_len(heading), _HEADING), *(cell_len(row[number].text) for row in rows), 0)
+        for number, heading in enumerate(header)
+    ]
+    widths[0] = min(widths[0], _NAME)
+    leading = [number for number, name in enumerate(header) if name in ("dataset", "step")]
+    others = [number for number in range(len(header)) if number not in leading]
+    for first, columns in _packed(leading, others, widths, console.width):
+        table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        table.title = Text(title) if first else None
+        for number in columns:
+            justify: Literal["left", "right"] = "left" if header[number] in ("dataset", "features") else "right"
+            table.add_column(Text(header[number], overflow="fold"), justify=justify, min_width=widths[number])
+        for row in rows:
+            table.add_row(*(_styled(row[number]) for number in columns))
+        console.print(table)
+
+
+def _packed(
+    leading: Sequence[int], others: Sequence[int], widths: Sequence[int], most: int
+) -> Iterator[tuple[bool, list[int]]]:
+    """Columns that fit beside each other, the leading ones in every table; and whether it is the first."""
+    first, columns = True, [*leading]
+    for number in others:
+        taken = 1 + sum(widths[one] + _GAP for one in (*columns, number))
+        if taken > most and len(columns) > len(leading):
+            yield first, columns
+            first, columns = False, [*leading]
+        columns.append(number)
+    yield first, columns
 
 
 class _Terminal(Console):
@@ -64,105 +105,62 @@ class _Terminal(Console):
 
 
 def as_markdown(results: EvaluationResults) -> str:
-    """The same table for a Prefect artifact."""
-    header, rows = _cells(results)
-    lines = [f"### {_escape(_title(results))}", "", _row(header), _row(["---"] * len(header))]
-    lines += [_row([f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in row]) for row in rows]
-    lines += ["", *(f"- {_escape(line)}" for line in notes(results))]
+    """The same tables for a Prefect artifact."""
+    shown, hidden = parts(results)
+    lines = []
+    for part in shown:
+        header, rows = _cells(results, part)
+        lines += [f"### {_escape(_title(part.table))}", "", _row(header), _row(["---"] * len(header))]
+        lines += [
+            _row([f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in row]) for row in rows
+        ]
+        lines += ["", *((_escape(part.left_out), "") if part.left_out else ())]
+    lines += [f"- {_escape(line)}" for line in (*_tables_left_out(hidden), *notes(results))]
     return "\n".join([*lines, "", f"**{'PASS' if results.passed else 'FAIL'}** {results.summary}"])
 
 
-def notes(results: EvaluationResults) -> list[str]:
-    """What a reader must know beside the numbers: failures, broken restraints, skipped images, warnings."""
-    if results.reference.error is not None:
-        return [f"{results.reference.name}, the reference, has no features: {results.reference.error}"]
-    lines = [f"{one.name} was not measured: {one.error}" for one in results.datasets if one.error is not None]
-    if any("cannot read image" in line for line in lines):
-        lines.append("on_bad_image: skip leaves such images out, and lists them in the results")
-    for one in results.datasets:
-        reasons: dict[str, list[str]] = {}
-        for name, reason in one.failures.items():
-            reasons.setdefault(reason, []).append(results.label(name))
-        lines += [f"{one.name}: no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    lines += [f"restraint broken: {verdict}" for verdict in results.verdicts if not verdict.passed]
-    for one in (results.reference, *results.datasets):
-        if one.skipped:
-            first = one.skipped[0]
-            lines.append(f"{one.name}: images skipped: {len(one.skipped)}, first {first['path']}: {first['reason']}")
-    return lines + _warnings(results) + _open_rankings(results) + _classes(results)
+def _tables_left_out(hidden: int) -> list[str]:
+    return [f"{hidden} more tables are not shown; results.csv has them all"] if hidden else []
 
 
-def _warnings(results: EvaluationResults) -> list[str]:
-    """Each warning once, with the metrics and the datasets that it is about."""
-    warned: dict[str, dict[str, list[str]]] = {}
-    for one in results.datasets:
-        for name, value in one.values.items():
-            for warning in value.warnings:
-                warned.setdefault(warning, {}).setdefault(one.name, []).append(results.label(name))
-    grouped: dict[tuple[str, ...], list[str]] = {}
-    for warning, datasets in warned.items():
-        for dataset, metrics in datasets.items():
-            grouped.setdefault((warning, *metrics), []).append(dataset)
-    everything = len(results.metric_names())
-    return [
-        f"{'' if len(metrics) == everything > 1 else ', '.join(metrics) + ': '}{warning} ({', '.join(datasets)})"
-        for (warning, *metrics), datasets in grouped.items()
+def _title(table: Table) -> str:
+    rows = f", {table.reference.features.shape[0]} images" if table.reference.features else ""
+    return f"reference: {table.reference.name}{rows}; features: {table.reference.suffix}"
+
+
+def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list[_Cell]]]:
+    table = part.table
+    steps = any(one.step is not None for other in results.tables for one in other.datasets)
+    header = [
+        "dataset",
+        *(["step"] if steps else []),
+        "images",
+        *(f"{table.label(name)} {_ARROW[METRICS[name].direction]}" for name in table.metrics),
+        *(["restraints"] if results.verdicts else []),
+        "features",
     ]
-
-
-def _open_rankings(results: EvaluationResults) -> list[str]:
-    """Where the best value may be so by chance."""
-    lines = []
-    for metric in results.metric_names():
-        near = {name: one for name, one in results.differences(metric).items() if one.better is None}
-        if near:
-            level = next(iter(near.values())).interval.level
-            lines.append(f"{results.label(metric)}: the best is not separated from {', '.join(near)} at {level:.0%}")
-    return lines
-
-
-def _classes(results: EvaluationResults) -> list[str]:
-    """Where a dataset is best and where it is worst; the files hold all of its classes."""
-    lines = []
-    for one in results.datasets:
-        for metric, value in one.values.items():
-            if len(value.per_class) > 1:
-                ordered = sorted(
-                    value.per_class, key=lambda name: METRICS[metric].from_best(value.per_class[name].value)
-                )
-                best, worst = (f"{value.per_class[name].value:.4g} ({name})" for name in (ordered[0], ordered[-1]))
-                lines.append(f"{one.name}: {results.label(metric)} per class: best {best}, worst {worst}")
-    return lines
-
-
-def _title(results: EvaluationResults) -> str:
-    reference = results.reference
-    rows = f", {reference.features.shape[0]} images" if reference.features else ""
-    return f"reference: {reference.name}{rows}; features: {reference.suffix}"
-
-
-def _cells(results: EvaluationResults) -> tuple[list[str], list[list[_Cell]]]:
-    names = results.metric_names()
-    header = ["dataset", "images", *(f"{results.label(name)} {_ARROW[METRICS[name].direction]}" for name in names)]
-    if results.verdicts:
-        header.append("restraints")
-    best = {name: results.best(name) for name in names}
     rows = []
-    for one in results.datasets:
-        images = str(one.features.shape[0]) if one.features else "-"
-        row = [_Cell(one.name), _Cell(images), *(_value(results, one, name, best[name]) for name in names)]
-        if results.verdicts:
-            row.append(_judged(results, one))
-        rows.append([*row, _Cell(_features(one))])
-    return [*header, "features"], rows
+    for one in part.datasets:
+        verdicts = part.verdicts.get(one.name, ())
+        broken = [verdict.metric for verdict in verdicts if not verdict.passed]
+        rows.append(
+            [
+                _Cell(one.name),
+                *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
+                _Cell(str(one.features.shape[0]) if one.features else "-"),
+                *(_value(one, name, best=one.name in table.best(name), broken=name in broken) for name in table.metrics),
+                *([_judged(verdicts, broken)] if results.verdicts else []),
+                _Cell(_features(one)),
+            ]
+        )
+    return header, rows
 
 
-def _value(results: EvaluationResults, one: DatasetResult, name: str, best: set[str]) -> _Cell:
+def _value(one: DatasetResult, name: str, *, best: bool, broken: bool) -> _Cell:
     if name not in one.values:
-        return _Cell("failed" if one.error is not None or name in one.failures else "-")
-    broken = any(v.dataset == one.name and v.metric == name and not v.passed for v in results.verdicts)
-    star = "*" if one.name in best else " "
-    return _Cell(f"{_number(one.values[name])}{star}", best=one.name in best, broken=broken)
+        failed = name not in one.excluded and (one.error is not None or name in one.failures)
+        return _Cell("failed" if failed else "-")
+    return _Cell(f"{_number(one.values[name])}{'*' if best else ' '}", best=best, broken=broken)
 
 
 def _number(value: MetricValue) -> str:
@@ -173,11 +171,9 @@ def _number(value: MetricValue) -> str:
     return f"{value.value:.4g} ±{arm:.2g}"
 
 
-def _judged(results: EvaluationResults, one: DatasetResult) -> _Cell:
-    mine = [verdict for verdict in results.verdicts if verdict.dataset == one.name]
-    if not mine:
+def _judged(verdicts: Sequence[Verdict], broken: Sequence[str]) -> _Cell:
+    if not verdicts:
         return _Cell("-")
-    broken = [verdict.metric for verdict in mine if not verdict.passed]
     return _Cell(f"FAIL {', '.join(broken)}" if broken else "pass", broken=bool(broken))
 
 
