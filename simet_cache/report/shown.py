@@ -54,7 +54,9 @@ def parts(results: EvaluationResults) -> tuple[list[Part], int]:
     of_table = [verdicts.get((table.reference.name, table.extractor), {}) for table in results.tables]
     most = max(FEWEST_ROWS, min(MOST_ROWS, _ALL_ROWS // max(len(results.tables), 1)))
     numbers = sorted(range(len(results.tables)), key=lambda n: _is_fine(results.tables[n], of_table[n]))[:MOST_TABLES]
-    found = [Part(results.tables[n], _rows(results.tables[n], of_table[n], most), of_table[n]) for n in sorted(numbers)]
+    found = [
+        Part(results.tables[n], _rows(results.tables[n], of_table[n], most), of_table[n]) for n in sorted(numbers)
+    ]
     return found, len(results.tables) - len(found)
 
 

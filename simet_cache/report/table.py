@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -23,6 +24,9 @@ _ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
+_HEADING = 10  # characters of a heading that stand in one line at least
+_NAME = 20  # characters of a dataset's name that stand in one line at least
+_GAP = 3  # between two columns
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,48 @@ def print_table(results: EvaluationResults) -> None:
     shown, hidden = parts(results)
     for part in shown:
         console.print()
-        console.print(_rich(results, part))
+        _print_part(console, *_cells(results, part), title=_title(part.table))
         if part.left_out:
-            console.print(Text(part.left_out, style="dim"), soft_wrap=True)
+            console.print(Text(part.left_out), soft_wrap=True)
     for line in (*_tables_left_out(hidden), *notes(results)):
         console.print(Text(line), soft_wrap=True)
     verdict = ("PASS", "bold green") if results.passed else ("FAIL", "bold red")
     console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
 
 
-def _rich(results: EvaluationResults, part: Part) -> RichTable:
-    header, rows = _cells(results, part)
-    table = RichTable(box=box.SIMPLE_HEAD, title=Text(_title(part.table)), title_justify="left", title_style="bold")
-    for number, name in enumerate(header):
-        # in a narrow terminal headings wrap, and numbers never do
-        width = max((len(row[number].text) for row in rows), default=0) if number else 0
-        justify: Literal["left", "right"] = "left" if name in ("dataset", "features") else "right"
-        table.add_column(Text(name, overflow="fold"), justify=justify, min_width=width)
-    for row in rows:
-        table.add_row(*(_styled(cell) for cell in row))
-    return table
+def _print_part(console: Console, header: Sequence[str], rows: Sequence[Sequence[_Cell]], *, title: str) -> None:
+    """One table; or several below each other, where the columns are more than the terminal is wide."""
+    # in a narrow terminal long headings and names wrap, and numbers never do
+    widths = [
+        max(min(cell_len(heading), _HEADING), *(cell_len(row[number].text) for row in rows), 0)
+        for number, heading in enumerate(header)
+    ]
+    widths[0] = min(widths[0], _NAME)
+    leading = [number for number, name in enumerate(header) if name in ("dataset", "step")]
+    others = [number for number in range(len(header)) if number not in leading]
+    for first, columns in _packed(leading, others, widths, console.width):
+        table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        table.title = Text(title) if first else None
+        for number in columns:
+            justify: Literal["left", "right"] = "left" if header[number] in ("dataset", "features") else "right"
+            table.add_column(Text(header[number], overflow="fold"), justify=justify, min_width=widths[number])
+        for row in rows:
+            table.add_row(*(_styled(row[number]) for number in columns))
+        console.print(table)
+
+
+def _packed(
+    leading: Sequence[int], others: Sequence[int], widths: Sequence[int], most: int
+) -> Iterator[tuple[bool, list[int]]]:
+    """Columns that fit beside each other, the leading ones in every table; and whether it is the first."""
+    first, columns = True, [*leading]
+    for number in others:
+        taken = 1 + sum(widths[one] + _GAP for one in (*columns, number))
+        if taken > most and len(columns) > len(leading):
+            yield first, columns
+            first, columns = False, [*leading]
+        columns.append(number)
+    yield first, columns
 
 
 class _Terminal(Console):
@@ -122,10 +148,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
                 _Cell(one.name),
                 *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
-                *(
-                    _value(one, name, best=one.name in table.best(name), broken=name in broken)
-                    for name in table.metrics
-                ),
+                *(_value(one, name, best=one.name in table.best(name), broken=name in broken) for name in table.metrics),
                 *([_judged(verdicts, broken)] if results.verdicts else []),
                 _Cell(_features(one)),
             ]
