@@ -2,7 +2,7 @@
 
 ::
 
-    with in_flight(config, on_stop=stopping.request) as crew:
+    with in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew:
         futures = [crew.submit(extract_features, dataset=dataset, ...) for dataset in datasets]
         ...
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,18 @@ from simet_cache.errors import ConfigError
 
 GRACE = 5.0  # seconds that task runs have to end once they were told to
 
-OnStop = Callable[[], None]
+
+@dataclass(frozen=True)
+class Hearing:
+    """How tasks hear that they shall end; both are functions of a module, since other processes are given them too.
+
+    Attributes:
+        on_stop: Makes the tasks that are running in this process end soon.
+        listening: Makes the words of an earlier run void.
+    """
+
+    on_stop: Callable[[], None]
+    listening: Callable[[], AbstractContextManager[None]]
 
 
 class TaskRunnerConfig(Protocol):
@@ -57,12 +68,12 @@ class Engine:
 
     Attributes:
         submit: A task and its parameters by name, to be run as soon as there is room.
-        stop: Given the unfinished futures and what makes running tasks end: cancels what has not begun, and waits for
-            the rest, but not longer than ``GRACE``.
+        stop: Given the unfinished futures: cancels what has not begun, tells the rest to end, and waits for it, but for
+            seconds only.
     """
 
     submit: Callable[[Task[..., Any], dict[str, Any]], PrefectFuture[Any]]
-    stop: Callable[[set[PrefectFuture[Any]], OnStop], None]
+    stop: Callable[[set[PrefectFuture[Any]]], None]
 
 
 class Crew:
@@ -108,8 +119,17 @@ class Crew:
         self._places.release()
 
 
+def _nothing() -> None:
+    """Tasks that hear nothing end when they end."""
+
+
 @contextmanager
-def in_flight(config: InFlightConfig, *, on_stop: OnStop = lambda: None) -> Iterator[Crew]:
+def in_flight(
+    config: InFlightConfig,
+    *,
+    on_stop: Callable[[], None] = _nothing,
+    listening: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Crew]:
     """Start the configured task runner, for the body of a flow.
 
     Left as usual, it waits for every task run. Left by an exception, be it Ctrl-C or SIGTERM, it cancels what has not
@@ -117,20 +137,21 @@ def in_flight(config: InFlightConfig, *, on_stop: OnStop = lambda: None) -> Iter
 
     Args:
         config: The evaluation: ``task_runner`` and ``max_in_flight``.
-        on_stop: Makes the tasks that are running end soon. It is called in the processes that run them, where these
-            are ours, so it has to be a function of a module.
+        on_stop: Makes the tasks that are running in a process end soon.
+        listening: Makes what ``on_stop`` said before void, as it is entered. Both are functions of a module: on a
+            cluster they are called in its workers.
 
     Raises:
         ConfigError: The runner is not installed, or cannot be reached.
     """
-    with _started(config) as engine:
+    with _started(config, Hearing(on_stop, listening)) as engine:
         crew = Crew(engine, config.max_in_flight)
         try:
             yield crew
             crew.wait()
         except BaseException:
             crew.close()
-            engine.stop(set(crew.unfinished), on_stop)
+            engine.stop(set(crew.unfinished))
             raise
         finally:
             crew.close()
@@ -145,11 +166,11 @@ def require(runner: TaskRunnerConfig) -> None:
     _module(runner.kind)
 
 
-def _started(config: InFlightConfig) -> AbstractContextManager[Engine]:
+def _started(config: InFlightConfig, hearing: Hearing) -> AbstractContextManager[Engine]:
     runner = config.task_runner
     if runner.kind == "threads":
-        return _threads(runner.workers or config.max_in_flight)
-    started: AbstractContextManager[Engine] = _module(runner.kind).started(runner)
+        return _threads(runner.workers or config.max_in_flight, hearing)
+    started: AbstractContextManager[Engine] = _module(runner.kind).started(runner, hearing)
     return started
 
 
@@ -171,15 +192,15 @@ def _module(kind: str) -> Any:
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[Engine]:
+def _threads(workers: int, hearing: Hearing) -> Iterator[Engine]:
     with ExitStack() as stack:
         runner: ThreadPoolTaskRunner[Any] = stack.enter_context(ThreadPoolTaskRunner(max_workers=workers))
 
         def submit(task: Task[..., Any], parameters: dict[str, Any]) -> PrefectFuture[Any]:
             return runner.submit(task=task, parameters=parameters)
 
-        def stop(unfinished: set[PrefectFuture[Any]], on_stop: OnStop) -> None:
-            on_stop()
+        def stop(unfinished: set[PrefectFuture[Any]]) -> None:
+            hearing.on_stop()
             running = {
                 one.wrapped_future: one.task_run_id
                 for one in unfinished

@@ -51,9 +51,7 @@ _LATER = "what was extracted is kept, and the next run goes on from there"
 @contextmanager
 def quiet_server() -> Iterator[None]:
     """Settings for the temporary server, unless the user runs one; one sentence where a traceback would say less."""
-    for name in ("prefect.task_runs", "prefect.flow_runs"):
-        logging.getLogger(name).addFilter(_one_sentence)
-    logging.getLogger("simet_cache").setLevel(logging.INFO)
+    quiet_logs()
     if url := PREFECT_API_URL.value():
         with get_client(sync_client=True) as client:
             if client.api_healthcheck() is not None:
@@ -69,6 +67,28 @@ def quiet_server() -> Iterator[None]:
     }
     with temporary_settings(settings):
         _ServerOutOfReach()  # the one that Prefect will use: there is one for each process
+        yield
+
+
+def quiet_logs() -> None:
+    """In any process that runs tasks: what a person would want to read."""
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_one_sentence)
+    logging.getLogger("simet_cache").setLevel(logging.INFO)
+
+
+@contextmanager
+def server_for_workers() -> Iterator[None]:
+    """The address of the temporary server, if that is what there is, among the settings that workers are given.
+
+    Without it each of them would start a server of its own.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield
 
 
@@ -134,12 +154,29 @@ def left(state: State[int]) -> int:
     return code
 
 
-def give_up_on(task_run_ids: Iterable[UUID]) -> None:
-    """Record that task runs were cancelled which may go on, but of which nobody will hear any more."""
+def give_up_on(task_run_ids: Iterable[UUID], end: State[Any] | None = None) -> None:
+    """Record an end of task runs that have none, since nobody will hear of another.
+
+    Args:
+        task_run_ids: Those that are recorded as ended are left alone.
+        end: Their state; by default that they were cancelled.
+    """
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
         for task_run_id in task_run_ids:
             with suppress(PrefectHTTPStatusError, ObjectNotFound):
-                client.set_task_run_state(task_run_id, Cancelled(message="did not end when it was told to"), force=True)
+                known = client.read_task_run(task_run_id).state
+                if known is None or not known.is_final():
+                    state = end or Cancelled(message="stopped before it had ended")
+                    client.set_task_run_state(task_run_id, state, force=True)
+
+
+def send_records() -> None:
+    """In a process that runs tasks: wait until the server was sent all that there is to say about them."""
+    services: Any = EventsWorker
+    for service in tuple(services._instances.values()):  # noqa: SLF001 - its interface would start another one
+        if isinstance(service, EventsWorker):
+            service.wait_until_empty()
+    APILogWorker.drain_all(timeout=int(_PATIENCE))  # it sends what it has every few seconds, or at its end
 
 
 def _end(code: int) -> None:

@@ -1,0 +1,1 @@
+"""Task runs on Ray."""

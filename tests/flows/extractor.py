@@ -1,0 +1,108 @@
+"""A command that extracts folders of images with any task runner: what ``tests/flows/test_runners.py`` runs.
+
+::
+
+    python tests/flows/extractor.py '{"kind": "dask", "workers": 2, "cache": ..., "log": ..., "folders": [...]}'
+
+It prints what became of each folder, as JSON. Every image that is read leaves a line in the file LOG: process and path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from prefect import flow
+from prefect.utilities.annotations import NotSet
+
+from flows.runners import in_flight, require
+from flows.session import STOPPED, cancelled, ended_by_sigterm, left, quiet_server, wait_until_recorded
+from simet_cache.config import ExtractorConfig
+from simet_cache.datasets.folder import FolderDataset
+from simet_cache.extractors import make_extractor
+from simet_cache.policy import FeatureCachePolicy
+from simet_cache.sources import source_of
+from simet_cache.store import FeatureStore
+from tasks.features import extract_features
+
+
+class Watched(FolderDataset):
+    """Says who reads which image, and takes its time."""
+
+    log = ""
+    seconds = 0.0
+
+    def __getitem__(self, index: Any) -> Any:
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()} {self.root}/{self.files[index]}\n")
+        time.sleep(self.seconds)
+        return super().__getitem__(index)
+
+
+@dataclass(frozen=True)
+class Runner:
+    kind: str
+    address: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Config:
+    task_runner: Runner
+    max_in_flight: int
+
+
+@flow(name="extractor", persist_result=False)
+def extractor(wanted: dict[str, Any]) -> Any:
+    config = Config(Runner(wanted["kind"], wanted.get("address"), wanted.get("workers")), 4)
+    store = FeatureStore(wanted["cache"])
+    model = ExtractorConfig(name="resnet18", weights="random", image_size=32, batch_size=16, **wanted.get("model", {}))
+    suffix, batch_size = make_extractor(model).suffix, model.batch_size
+    futures = {}
+    try:
+        with in_flight(config) as crew:
+            for folder in wanted["folders"]:
+                dataset = Watched(folder, transform=make_extractor(model).transform)
+                dataset.log, dataset.seconds = wanted["log"], wanted.get("seconds", 0.0)
+                futures[Path(folder).name] = crew.submit(
+                    extract_features.with_options(cache_policy=FeatureCachePolicy(store), refresh_cache=NotSet),
+                    dataset=dataset,
+                    batch_size=batch_size,
+                    suffix=suffix,
+                    source=source_of(dataset, suffix=suffix, batch_size=batch_size),
+                    name=Path(folder).name,
+                    extractor=model,
+                    store=store,
+                )
+            found = {}
+            for name, future in futures.items():
+                future.wait()
+                state = future.state
+                result = state.result(raise_on_failure=False)
+                found[name] = {"state": state.name, "digest": getattr(result, "digest", repr(result))}
+    except STOPPED as stop:
+        return cancelled(stop)
+    return found
+
+
+def main() -> int:
+    wanted = json.loads(sys.argv[1])
+    require(Runner(wanted["kind"], None, None))
+    with ended_by_sigterm(), quiet_server():
+        state = extractor(wanted, return_state=True)
+        wait_until_recorded(state.state_details.flow_run_id, last=None)
+        if state.is_cancelled():
+            return left(state)
+    print(json.dumps(state.result(raise_on_failure=True)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
