@@ -420,8 +420,8 @@ def folder_table(taken: dict[int, Measured]) -> str:
     text = (
         "**A store with many entries**, as a sweep leaves them (seven names each), on a local disk. Seconds and the"
         f" peak of memory above the start; calls are medians over {SAMPLE:,} keys, the first time that anybody asks"
-        f" for them since they were made. *: from {SAMPLE:,} entries (a plan: 100,000), multiplied. **: from {SAMPLE:,} entries,"
-        " multiplied, and the search for leftovers, whole."
+        f" for them since they were made. *: from {SAMPLE:,} entries (a plan: 100,000), multiplied. **: from"
+        f" {SAMPLE:,} entries, multiplied, and the search for leftovers, whole."
     )
     head = " | ".join(["", *(f"{size:,}" for size in taken)])
     return f"{text}\n\n{table(head, ([name, *cells(show)] for name, show in rows.items()))}"

@@ -251,7 +251,8 @@ def report(found: dict[str, list[Run]]) -> str:
         f"{SETS} sets of {IMAGES} images of 16 pixels and a reference like them; {EXTRACTOR['name']} with random"
         " weights at 32 pixels on the CPU; every metric but those that need labels or logits, and roc_auc, whose"
         " perceptrons would hide all else. Seconds of whole processes (the flow with a temporary server whose"
-        f" database is there already) and of the flow or the loop in them; median, and extremes, of {TURNS} that take turns; cold once.",
+        f" database is there already) and of the flow or the loop in them; median, and extremes, of {TURNS} that"
+        " take turns; cold once.",
         "",
         table(" | process, s | inside, s | peak MB | task runs", ([names[what], *shown(what)] for what in names)),
         "",
