@@ -21,8 +21,14 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics on a GPU": ("metrics", "run_cuda"),
     "interval coverage": ("coverage", "run"),
     "sanity": ("sanity", "run"),
+    "sweep": ("sweep", "run"),
+    "sweep of 1,000": ("sweep", "run_large"),
+    "kills": ("kills", "run"),
+    "scale": ("scale", "run"),
+    "server": ("server", "run"),
 }
-WHEN_NAMED = {"metrics at 50,000", "metrics on a GPU", "interval coverage"}  # many minutes, or not to be had everywhere
+# many minutes, or not to be had everywhere
+WHEN_NAMED = {"metrics at 50,000", "metrics on a GPU", "interval coverage", "sweep of 1,000", "kills", "scale"}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = "# Results\n\nWritten by `python -m benchmarks [NAME ...]` (`make bench`); peers run in the same run.\n"
 
