@@ -70,7 +70,10 @@ def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
     sweep = plan_sweep(config, store)
     get_run_logger().info("\n".join(sweep.lines()))
     try:
-        with stopping.listening(), in_flight(config, on_stop=stopping.request) as crew:
+        with (
+            stopping.listening(),
+            in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew,
+        ):
             work = Work(config, store, crew)
             tables = compare_all(sweep, extract_all(sweep, work), work)
     except STOPPED as stop:

@@ -15,6 +15,7 @@ import stat
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,11 @@ _PATIENCE = 5.0  # seconds to wait for a device before saying so
 _POLL = 0.05  # seconds
 
 _warned = threading.Event()
+
+# Within this process, who waits is woken when a device is free; the kernel has to be asked again and again.
+_moved = threading.Condition(threading.RLock())
+_lines: dict[tuple[str, ...], deque[object]] = {}
+_ours: set[str] = set()
 
 log = logging.getLogger(__name__)
 
@@ -72,28 +78,40 @@ def taken(names: Sequence[str]) -> Iterator[str]:
 
 
 def _taken(names: Sequence[str], held: ExitStack) -> str:
-    with ExitStack() as queue:
-        since, said, first_in_line = time.monotonic(), False, set[str]()
+    """In this process one waits after the other, and only the first of them asks the kernel."""
+    me, since, said = object(), time.monotonic(), False
+    with _moved, ExitStack() as queue:
+        line = _lines.setdefault(tuple(names), deque())
+        line.append(me)
+        queue.callback(_leave, line, me)
         try:
             files = {name: _file_name(name) for name in names}
             folder = queue.enter_context(_folder())
+            first_in_line = set[str]()
             while True:
                 stopping.check()
-                for name, file in files.items():
+                for name, file in files.items() if line[0] is me else ():
                     if name not in first_in_line and _try(folder, f"{file}.next", queue):
                         first_in_line.add(name)
                     if name in first_in_line and _try(folder, f"{file}.lock", held):
+                        held.callback(_ours.discard, name)
+                        _ours.add(name)
                         return name
-                if not said and time.monotonic() - since > _PATIENCE:
+                if not said and time.monotonic() - since > _PATIENCE and not _ours & set(names):
                     said = True
-                    log.info("Waiting for %s, which other extractions use", " or ".join(names))
-                time.sleep(_POLL)
+                    log.info("Waiting for %s, which another process uses", " or ".join(names))
+                _moved.wait(_POLL)
         except OSError as error:
             if not _warned.is_set():
                 _warned.set()
                 why = error.strerror or error
                 log.warning("cannot lock a device: %s. Other extractions may use %s meanwhile", why, names[0])
             return names[0]
+
+
+def _leave(line: deque[object], me: object) -> None:
+    line.remove(me)
+    _moved.notify_all()
 
 
 def _try(folder: int, name: str, held: ExitStack) -> bool:
@@ -118,6 +136,8 @@ def _release(handle: int) -> None:
     with suppress(OSError):  # closing is not enough: the loader's processes were forked with the handle
         fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
+    with _moved:
+        _moved.notify_all()
 
 
 @contextmanager

@@ -233,14 +233,31 @@ def test_waiting_is_said_once_and_ends_on_request(
         with devices.taken(["cpu"]):
             raise AssertionError("taken")
 
-    with stopping.listening(), devices.taken(["cpu"]), ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+    with stopping.listening(), another("cpu"), ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
         future = pool.submit(want)
         time.sleep(0.5)
         stopping.request()
         with pytest.raises(StoppedError):
             future.result(timeout=30)
-    assert [line for line in caplog.messages if "Waiting" in line] == ["Waiting for cpu, which other extractions use"]
+    assert [line for line in caplog.messages if "Waiting" in line] == ["Waiting for cpu, which another process uses"]
     assert can_be_taken("cpu"), "nothing is left of who gave up"
+
+
+def test_waiting_for_another_thread_is_nothing_to_say(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_PATIENCE", 0.05)
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
+        with devices.taken(["cpu"]):
+            future = pool.submit(can_be_taken_at_last)
+            time.sleep(0.3)
+        assert future.result(timeout=30)
+    assert not caplog.messages
+
+
+def can_be_taken_at_last() -> bool:
+    with devices.taken(["cpu"]):
+        return True
 
 
 # The folder
