@@ -13,9 +13,7 @@ from simet_cache.config.model import Model, Problem, matches, unmatched
 Patterns = Annotated[
     list[str],
     Field(min_length=1),
-    BeforeValidator(
-        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
-    ),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
 ]
 
 

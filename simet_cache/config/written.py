@@ -52,7 +52,9 @@ def read_yaml(text: str, path: Path) -> Source:
     if faults:
         raise ConfigError([f"{path}:{line}: {dotted(place)}: {fault}" for place, line, fault in faults])
     if not isinstance(tree, dict):
-        raise ConfigError([f"{path}: expected a mapping with at least 'reference' and 'datasets', found {described(tree)}"])
+        raise ConfigError(
+            [f"{path}: expected a mapping with at least 'reference' and 'datasets', found {described(tree)}"]
+        )
     base = path.resolve().parent
     origins: dict[Place, tuple[str, Path]] = {(): (str(path), base)}
     origins |= {place: (f"{path}:{line}", base) for place, line, _ in places}
