@@ -47,7 +47,9 @@ def test_devices(device: str) -> None:
 )
 def test_a_restraint_is_about_all_sets_or_those_that_match(patterns: list[str] | None, meant: list[str]) -> None:
     restraint = RestraintConfig(lower_bound=0, datasets=patterns)
-    assert [name for name in ("a", "ckpt-1", "CKPT-2") if restraint.applies_to(name, reference="real", extractor=("x",))] == meant
+    assert [
+        name for name in ("a", "ckpt-1", "CKPT-2") if restraint.applies_to(name, reference="real", extractor=("x",))
+    ] == meant
 
 
 def test_equal_bounds_are_no_contradiction() -> None:

@@ -540,7 +540,10 @@ def test_what_may_be_wrong_with_a_dataset(load: Load, dataset: str, line: str) -
     ("text", "lines"),
     [
         (REFERENCE, ["c.yaml: datasets: this key is required"]),
-        ("datasets: [{path: samples/10k}]", ["c.yaml: reference: expected one dataset here, or several under references; found neither"]),
+        (
+            "datasets: [{path: samples/10k}]",
+            ["c.yaml: reference: expected one dataset here, or several under references; found neither"],
+        ),
         (REFERENCE + "datasets: []", ["c.yaml:2: datasets: expected at least one entry, found none"]),
         (REFERENCE + "datasets: {path: samples/10k}", ["c.yaml:2: datasets: expected a list, found a mapping"]),
         (REFERENCE + "datasets:", ["c.yaml:2: datasets: expected a list, found nothing"]),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from simet_cache.config import RestraintConfig
+from simet_cache.metrics import METRICS, MetricValue
+from simet_cache.report.results import DatasetResult, Table
 from simet_cache.restraints import Verdict, judge
 
 
 def verdict(value: float | None, lower: float | None = None, upper: float | None = None) -> Verdict:
-    return Verdict("set", "fid", value, lower, upper)
+    return Verdict("set", "fid", value, lower, upper, "real", "inception_v3")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,24 @@ def test_a_verdict_in_words(one: Verdict, text: str) -> None:
     assert str(one) == text
 
 
+def table(values: Mapping[str, Any], *, reference: str = "real", suffix: str = "inception_v3") -> Table:
+    """Of ``{dataset: {metric: number}}``; an error in place of the numbers fails the dataset."""
+    datasets = tuple(
+        DatasetResult(name, suffix, error=numbers)
+        if isinstance(numbers, str)
+        else DatasetResult(
+            name,
+            suffix,
+            values={
+                metric: MetricValue(number, metric, 1, METRICS[metric].direction, {}, 9, 9, 9)
+                for metric, number in numbers.items()
+            },
+        )
+        for name, numbers in values.items()
+    )
+    return Table(DatasetResult(reference, suffix), datasets, ("fid", "precision"))
+
+
 def test_every_restraint_is_judged_on_every_set_that_it_is_about() -> None:
     restraints = {
         "fid": RestraintConfig(upper_bound=40, datasets=["ckpt-*"]),
@@ -62,10 +85,10 @@ def test_every_restraint_is_judged_on_every_set_that_it_is_about() -> None:
     values = {
         "ckpt-1": {"fid": 50.0, "precision": 0.6},  # both broken: the first does not cut the second short
         "ckpt-2": {"fid": 30.0, "precision": 0.8},
-        "failed": {},
+        "failed": "no image",
         "other": {"fid": 90.0, "precision": 0.9},
     }
-    assert [(one.dataset, one.metric, one.value, one.passed) for one in judge(restraints, values)] == [
+    assert [(one.dataset, one.metric, one.value, one.passed) for one in judge(restraints, [table(values)])] == [
         ("ckpt-1", "fid", 50.0, False),
         ("ckpt-1", "precision", 0.6, False),
         ("ckpt-2", "fid", 30.0, True),
@@ -75,5 +98,50 @@ def test_every_restraint_is_judged_on_every_set_that_it_is_about() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("about", "judged"),
+    [
+        (
+            {},
+            {("r1", "resnet18_random0"), ("r1", "fid_inception"), ("r2", "resnet18_random0"), ("r2", "fid_inception")},
+        ),
+        ({"references": ["*2"]}, {("r2", "resnet18_random0"), ("r2", "fid_inception")}),
+        ({"extractors": ["resnet18"]}, {("r1", "resnet18_random0"), ("r2", "resnet18_random0")}),  # by its name
+        ({"extractors": ["*random0"]}, {("r1", "resnet18_random0"), ("r2", "resnet18_random0")}),  # by its suffix
+        ({"extractors": ["resnet"]}, set()),
+        ({"references": ["r1"], "extractors": ["fid*"], "datasets": ["a"]}, {("r1", "fid_inception")}),
+        ({"references": ["r1"], "datasets": ["b"]}, set()),
+    ],
+)
+def test_a_restraint_is_about_the_tables_that_match(about: dict[str, list[str]], judged: set[tuple[str, str]]) -> None:
+    tables = [
+        table({"a": {"fid": 3.0}}, reference=reference, suffix=suffix)
+        for reference in ("r1", "r2")
+        for suffix in ("resnet18_random0@CIFAR10", "fid_inception")
+    ]
+    verdicts = judge({"fid": RestraintConfig(upper_bound=2, **about)}, tables)
+    assert {(one.reference, one.extractor) for one in verdicts} == judged
+    assert not any(one.passed for one in verdicts)
+
+
+def test_what_was_left_out_breaks_nothing_and_what_is_missing_does() -> None:
+    restraints = {"fid": RestraintConfig(upper_bound=2), "kid": RestraintConfig(upper_bound=2)}  # no table has kid
+    found = table({"left out": {}, "failed": "no image", "missing": {}})
+    left_out, failed, missing = found.datasets
+    found = replace(
+        found,
+        datasets=(replace(left_out, excluded=("fid",)), replace(failed, excluded=("precision",)), missing),
+    )
+    verdicts = judge(restraints, [found])
+    assert [(one.dataset, one.metric, one.passed) for one in verdicts] == [
+        ("failed", "fid", False),
+        ("missing", "fid", False),
+    ]
+
+
+def test_a_verdict_may_call_its_subject_otherwise() -> None:
+    assert verdict(3, None, 2).sentence("set against real") == "set against real: fid is 3 (upper_bound 2)"
+
+
 def test_without_restraints_there_is_nothing_to_break() -> None:
-    assert judge({}, {"set": {"fid": 1.0}}) == []
+    assert judge({}, [table({"set": {"fid": 1.0}})]) == []

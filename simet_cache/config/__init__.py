@@ -1,7 +1,8 @@
-"""The configuration of an evaluation: what the YAML may say, with every default, checked before the first image is read.
+"""The configuration of an evaluation: what the YAML may say, with every default.
 
-Each part has a file: datasets and their patterns, the extractor, what is excluded, the smaller parts, and the whole, with
-the checks of whether parts fit together. How a file becomes one, and problems become lines, is in ``config_file``.
+Each part has a file: datasets and the patterns that find them, the extractor, what is excluded, the smaller parts, and
+the whole, with the checks of whether its parts fit together. ``written`` and ``messages`` are for ``config_file``,
+which makes one of a file, and a line with its place of every problem.
 """
 
 from simet_cache.config.datasets import (

@@ -51,10 +51,10 @@ class EvaluationConfig(Model):
     extractors: list[ExtractorConfig] | None = Field(default=None, min_length=1)
     extractor: ExtractorConfig | None = None
     metrics: Metrics = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
-    exclude: list[ExcludeConfig] = []
+    exclude: list[ExcludeConfig] = Field(default=[])
     intervals: IntervalsConfig | None = None
     per_class: bool = False
-    restraints: Restraints = {}
+    restraints: Restraints = Field(default={})
     on_bad_image: Literal["stop", "skip"] = "stop"
     on_stale: Literal["recompute", "error", "reuse"] = "recompute"
     verify: Literal["quick", "full"] = "quick"

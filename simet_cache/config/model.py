@@ -1,4 +1,4 @@
-"""What all models of the configuration share: how strict they are, how they tell what is wrong, what a pattern means."""
+"""What all models of the configuration share: how strict they are, how they say what is wrong, what patterns fit."""
 
 from __future__ import annotations
 

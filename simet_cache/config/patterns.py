@@ -38,8 +38,8 @@ def find(pattern: Path) -> list[Found]:
     """The folders that match, sorted by path; those that differ in their step by its number.
 
     Args:
-        pattern: As for ``glob``, with ``**``, and with ``{step}`` at most once, which stands for digits. ``[{]step}`` is
-            a folder of that name.
+        pattern: As for ``glob``, with ``**``, and with ``{step}`` at most once, which stands for digits. A folder that
+            is called so is ``[{]step}``.
     """
     parts = pattern.parts
     before = len(list(_fixed(parts)))

@@ -141,8 +141,8 @@ def _warnings(tables: Sequence[Table], names: _Names) -> Iterator[str]:
     groups = list(subjects.items())
     if len(groups) > MOST_LINES:
         groups.sort(key=lambda group: -len(group[1]))
-    for (_, warning, labels), of in groups:
-        yield f"{', '.join(labels)}{': ' if labels else ''}{warning} ({_listed(of)})"
+    for (_, warning, metrics), of in groups:
+        yield f"{', '.join(metrics)}{': ' if metrics else ''}{warning} ({_listed(of)})"
 
 
 def _warned(one: DatasetResult, table: Table) -> dict[str, list[str]]:
@@ -161,7 +161,7 @@ def _open_rankings(tables: Sequence[Table], names: _Names) -> Iterator[str]:
             if near:
                 level = next(iter(near.values())).interval.level
                 what = f"{table.label(metric)}{names.place(table)}"
-                nearest = sorted(near, key=lambda name: abs(near[name].value)) if len(near) > MOST_NAMES else near  # noqa: B023 - at once
+                nearest = sorted(near, key=lambda name: abs(near[name].value)) if len(near) > MOST_NAMES else near
                 yield f"{what}: the best is not separated from {_listed(nearest)} at {level:.0%}"
 
 
@@ -172,6 +172,6 @@ def _classes(tables: Sequence[Table], names: _Names) -> Iterator[str]:
             for metric, value in one.values.items():
                 if len(value.per_class) > 1:
                     of_class = value.per_class
-                    ordered = sorted(of_class, key=lambda name: METRICS[metric].from_best(of_class[name].value))  # noqa: B023 - sorted at once
+                    ordered = sorted(of_class, key=lambda name: METRICS[metric].from_best(of_class[name].value))
                     best, worst = (f"{of_class[name].value:.4g} ({name})" for name in (ordered[0], ordered[-1]))
                     yield f"{one.name}{names.place(table)}: {table.label(metric)} per class: best {best}, worst {worst}"

@@ -13,7 +13,7 @@ def ranked(values: Mapping[str, MetricValue]) -> list[str]:
 
 
 def best_of(values: Mapping[str, MetricValue]) -> frozenset[str]:
-    """The names of the sets with the best value of one metric: several where they are equal, none where there are none."""
+    """The names of the sets with the best value of one metric: several where they are equal."""
     distances = {name: _distance(value) for name, value in values.items()}
     nearest = min(distances.values(), default=None)
     return frozenset(name for name, distance in distances.items() if distance == nearest)

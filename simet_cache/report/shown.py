@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from simet_cache.report.rankings import ranked
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
@@ -40,9 +41,10 @@ class Part:
         broken = sum(one.measured and _is_broken(self.verdicts.get(one.name, ())) for one in rest)
         counts = [f"{number} {what}" for number, what in ((broken, "broke a restraint"), (failed, "failed")) if number]
         which = f" ({', '.join(counts)})" if counts else ""
+        first = self.table.label(self.table.metrics[0])
         return (
-            f"{len(shown)} of {everything} datasets: the best of each metric, what broke a restraint, what failed, then the"
-            f" best by {self.table.label(self.table.metrics[0])}; results.csv has the other {len(rest)}{which}, too"
+            f"{len(shown)} of {everything} datasets: the best of each metric, what broke a restraint, what failed, then"
+            f" the best by {first}; results.csv has the other {len(rest)}{which}, too"
         )
 
 
@@ -54,9 +56,7 @@ def parts(results: EvaluationResults) -> tuple[list[Part], int]:
     of_table = [verdicts.get((table.reference.name, table.extractor), {}) for table in results.tables]
     most = max(FEWEST_ROWS, min(MOST_ROWS, _ALL_ROWS // max(len(results.tables), 1)))
     numbers = sorted(range(len(results.tables)), key=lambda n: _is_fine(results.tables[n], of_table[n]))[:MOST_TABLES]
-    found = [
-        Part(results.tables[n], _rows(results.tables[n], of_table[n], most), of_table[n]) for n in sorted(numbers)
-    ]
+    found = [Part(results.tables[n], _rows(results.tables[n], of_table[n], most), of_table[n]) for n in sorted(numbers)]
     return found, len(results.tables) - len(found)
 
 
@@ -81,9 +81,9 @@ def _rows(table: Table, verdicts: Mapping[str, Sequence[Verdict]], most: int) ->
 
 def _by_interest(table: Table, verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[str]:
     """The best of each metric, whatever broke a restraint, whatever failed; then the best by the first metric."""
-    best = {metric: table.best(metric) for metric in table.metrics}
-    for metric in table.metrics:
-        yield from (one.name for one in table.datasets if one.name in best[metric])
+    for metric in table.metrics:  # the first of equal ones: hundreds may be
+        best = table.best(metric)
+        yield from islice((one.name for one in table.datasets if one.name in best), 1)
     broken = [one for one in table.datasets if _is_broken(verdicts.get(one.name, ()))]
     yield from (one.name for one in broken if one.measured)
     yield from (one.name for one in table.datasets if not one.measured)

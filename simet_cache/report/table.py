@@ -148,7 +148,10 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
                 _Cell(one.name),
                 *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
-                *(_value(one, name, best=one.name in table.best(name), broken=name in broken) for name in table.metrics),
+                *(
+                    _value(one, name, best=one.name in table.best(name), broken=name in broken)
+                    for name in table.metrics
+                ),
                 *([_judged(verdicts, broken)] if results.verdicts else []),
                 _Cell(_features(one)),
             ]

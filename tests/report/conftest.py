@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from simet_cache.metrics import METRICS, Interval, MetricValue
 from simet_cache.metrics.metric import Noise
-from simet_cache.report.results import DatasetResult, EvaluationResults
+from simet_cache.report.rankings import differences_of
+from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
 from simet_cache.store import FeatureSet
 
@@ -52,8 +54,8 @@ def more(number: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results() -> Results:
-    """Make results of ``{dataset: {metric: number}}``.
+def table() -> Callable[..., Table]:
+    """Make a table of ``{dataset: {metric: number}}``.
 
     An error in place of the numbers fails the dataset, and one in place of a number the metric; a dict in place of a
     number holds more about the value.
@@ -62,20 +64,23 @@ def results() -> Results:
     def make(
         datasets: Mapping[str, Any],
         *,
-        verdicts: tuple[Verdict, ...] = (),
         reference: str = "real",
         suffix: str = SUFFIX,
         skipped: tuple[dict[str, str], ...] = (),
         warnings: tuple[str, ...] = (),
         metrics: tuple[str, ...] = ("fid", "precision"),
         level: float | None = None,
-    ) -> EvaluationResults:
+        steps: Mapping[str, int] | None = None,
+        excluded: Mapping[str, tuple[str, ...]] | None = None,
+        error: str | None = None,
+    ) -> Table:
         found = tuple(
-            DatasetResult(name, suffix, error=numbers)
+            DatasetResult(name, suffix, step=(steps or {}).get(name), error=numbers)
             if isinstance(numbers, str)
             else DatasetResult(
                 name,
                 suffix,
+                step=(steps or {}).get(name),
                 features=handle("b", 50),
                 cached=name.endswith("cached"),
                 extraction_seconds=1.5,
@@ -87,20 +92,42 @@ def results() -> Results:
                     if not isinstance(number, str)
                 },
                 failures={metric: reason for metric, reason in numbers.items() if isinstance(reason, str)},
+                excluded=(excluded or {}).get(name, ()),
                 metrics_seconds=0.25,
             )
             for name, numbers in datasets.items()
         )
+        of_reference = DatasetResult(
+            reference, suffix, features=handle("a"), cached=True, extraction_seconds=2.5, error=error
+        )
+        made = Table(of_reference, found, metrics)
+        if level is None:
+            return made
+        return replace(made, differences={name: differences_of(made.values(name), level=level) for name in metrics})
+
+    return make
+
+
+@pytest.fixture
+def results(table: Callable[..., Table]) -> Results:
+    """Make results of ``{dataset: {metric: number}}``: one table, as a plain configuration has; or of many tables."""
+
+    def make(
+        datasets: Mapping[str, Any] | None = None,
+        *,
+        tables: tuple[Table, ...] = (),
+        verdicts: tuple[Verdict, ...] = (),
+        **about: Any,
+    ) -> EvaluationResults:
         return EvaluationResults(
-            reference=DatasetResult(reference, suffix, features=handle("a"), cached=True, extraction_seconds=2.5),
-            datasets=found,
+            tables=tables or (table(datasets, **about),),
             verdicts=verdicts,
-            config={"metrics": {metric: {} for metric in metrics}, "extractor": {"seed": 3}}
-            | ({"intervals": {"level": level, "seed": 0}} if level else {}),
+            config={"extractor": {"seed": 3}},
             versions={"torch": "2.9"},
             platform="Linux",
             started_at="2025-01-01T00:00:00+00:00",
             seconds=12.34567,
+            plan={"hits": 1},
         )
 
     return make

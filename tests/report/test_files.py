@@ -13,13 +13,14 @@ import pytest
 
 from simet_cache.errors import StoreError
 from simet_cache.report.files import as_csv, prepare_folder, write_files
-from simet_cache.report.results import EvaluationResults
+from simet_cache.report.results import EvaluationResults, Table
 from simet_cache.restraints import Verdict
 
 Results = Callable[..., EvaluationResults]
+Tables = Callable[..., Table]
 
-BROKEN = Verdict("mine", "fid", 3.0, None, 2.0)
-HELD = Verdict("mine", "precision", 0.5, 0.1, None)
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "inception_v3")
+HELD = Verdict("mine", "precision", 0.5, 0.1, None, "real", "inception_v3")
 
 
 def written(results: EvaluationResults, folder: Path) -> tuple[dict[str, object], list[dict[str, str]]]:
@@ -38,15 +39,18 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
         warnings=("few rows",),
     )
     data, _ = written(found, tmp_path / "new" / "folder")
-    assert data == found.to_json() | {"restraints": data["restraints"], "datasets": data["datasets"]}
-    assert data["format"] == 1
+    assert data == found.to_json() | {"restraints": data["restraints"], "tables": data["tables"]}
+    assert data["format"] == 2
     assert data["passed"] is False
     assert data["summary"] == "1 of 2 datasets measured; 1 of 2 restraints hold"
     assert data["started_at"] == "2025-01-01T00:00:00+00:00"
     assert data["seconds"] == 12.346
-    assert data["labels"] == {"fid": "FID", "precision": "precision"}
     assert data["versions"] == {"torch": "2.9"}
-    assert data["config"] == {"metrics": {"fid": {}, "precision": {}}, "extractor": {"seed": 3}}
+    assert data["config"] == {"extractor": {"seed": 3}}
+    assert data["plan"] == {"hits": 1}
+    (table,) = data["tables"]
+    assert table["extractor"] == "inception_v3"
+    assert table["labels"] == {"fid": "FID", "precision": "precision"}
     assert data["restraints"] == [
         {
             "dataset": "mine",
@@ -54,6 +58,8 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "value": 3.0,
             "lower_bound": None,
             "upper_bound": 2.0,
+            "reference": "real",
+            "extractor": "inception_v3",
             "passed": False,
         },
         {
@@ -62,10 +68,12 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "value": 0.5,
             "lower_bound": 0.1,
             "upper_bound": None,
+            "reference": "real",
+            "extractor": "inception_v3",
             "passed": True,
         },
     ]
-    reference, (mine, other) = data["reference"], data["datasets"]
+    reference, (mine, other) = table["reference"], table["datasets"]
     assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "inception_v3", True)
     assert reference["features"]["key"] == "a" * 32
     assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "inception_v3", False, None)
@@ -97,7 +105,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert precision["version"] >= 1
     assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
     assert mine["failures"] == {}
-    assert data["rankings"]["fid"] == {"best": ["mine"], "best_less_others": {}}
+    assert table["rankings"]["fid"] == {"best": ["mine"], "best_less_others": {}}
 
 
 def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Results, tmp_path: Path) -> None:
@@ -117,7 +125,10 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     ]
     fid, precision, failed, cached = rows
     assert fid | {"version": ""} == {
+        "reference": "real",
+        "extractor": "inception_v3",
         "dataset": "mine",
+        "step": "",
         "metric": "fid",
         "label": "FID",
         "class": "",
@@ -158,7 +169,7 @@ def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_
         level=0.95,
     )
     data, rows = written(found, tmp_path)
-    mine = data["datasets"][0]
+    mine = data["tables"][0]["datasets"][0]
     assert mine["values"]["fid"]["interval"] == {
         "low": 2.0,
         "high": 4.25,
@@ -170,7 +181,7 @@ def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_
     assert "noise" not in mine["values"]["fid"]
     assert mine["failures"] == {"precision": "no rows"}
     assert data["passed"] is False
-    ranking = data["rankings"]["fid"]["best_less_others"]["other"]
+    ranking = data["tables"][0]["rankings"]["fid"]["best_less_others"]["other"]
     assert (ranking["value"], ranking["separated"]) == (-6.0, True)
     assert ranking["interval"]["low"] < -6 < ranking["interval"]["high"] < 0
     assert [(row["dataset"], row["metric"], row["class"], row["value"], row["error"]) for row in rows] == [
@@ -184,14 +195,37 @@ def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_
     assert [rows[1][name] for name in ("low", "high", "level", "method")] == ["2.0", "4.25", "0.95", "made up"]
 
 
+def test_a_sweep_has_its_references_extractors_and_steps_in_both_files(
+    results: Results, table: Tables, tmp_path: Path
+) -> None:
+    tables = (
+        table({"mine": {"fid": 3.0}, "other": "no image"}, metrics=("fid",), steps={"mine": 1000, "other": 2000}),
+        table({"mine": {"fid": 5.0}}, metrics=("fid",), reference="b", suffix="inception_v3@CIFAR10"),
+    )
+    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "inception_v3")
+    data, rows = written(results(tables=tables, verdicts=(verdict,)), tmp_path)
+    columns = ("reference", "extractor", "dataset", "step", "suffix", "value", "best", "passed", "error")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("real", "inception_v3", "mine", "1000", "inception_v3", "3.0", "True", "", ""),
+        ("real", "inception_v3", "other", "2000", "inception_v3", "", "", "", "no image"),
+        ("b", "inception_v3", "mine", "", "inception_v3@CIFAR10", "5.0", "True", "False", ""),
+    ]
+    assert [(one["reference"]["name"], one["extractor"]) for one in data["tables"]] == [
+        ("real", "inception_v3"),
+        ("b", "inception_v3"),
+    ]
+    assert [one["step"] for one in data["tables"][0]["datasets"]] == [1000, 2000]
+    assert (data["restraints"][0]["reference"], data["restraints"][0]["extractor"]) == ("b", "inception_v3")
+
+
 @pytest.mark.parametrize(
     "name", ["comma, quote \" and 'more'", "two\nlines", "größe-模型", os.fsdecode(b"bad-\xff-utf8"), "=1+1", "a;b\tc"]
 )
 def test_any_name_of_a_folder_can_be_written_and_read_again(results: Results, tmp_path: Path, name: str) -> None:
     found = results({name: {"fid": 1.0}, "failed": f"cannot read {name}\nat all"})
     data, rows = written(found, tmp_path)
-    assert data["datasets"][0]["name"] == name
-    assert data["datasets"][1]["error"] == f"cannot read {name}\nat all"
+    assert data["tables"][0]["datasets"][0]["name"] == name
+    assert data["tables"][0]["datasets"][1]["error"] == f"cannot read {name}\nat all"
     assert len(rows) == 2
     assert rows[0]["dataset"].encode() == name.encode("utf-8", "backslashreplace")
     assert rows[0]["value"] == "1.0"
@@ -204,7 +238,7 @@ def test_names_in_json_stay_readable(results: Results, tmp_path: Path) -> None:
 
 def test_results_without_a_reference(results: Results) -> None:
     found = results({"mine": "the reference has no features"})
-    object.__setattr__(found.reference, "features", None)
+    object.__setattr__(found.tables[0].reference, "features", None)
     (row,) = csv.DictReader(io.StringIO(as_csv(found)))
     assert row["reference_key"] == ""
 
@@ -212,7 +246,7 @@ def test_results_without_a_reference(results: Results) -> None:
 def test_older_results_are_replaced_and_nothing_else_is_left(results: Results, tmp_path: Path) -> None:
     write_files(results({"old": {"fid": 1.0}}), tmp_path)
     data, _ = written(results({"new": {"fid": 1.0}}), tmp_path)
-    assert data["datasets"][0]["name"] == "new"
+    assert data["tables"][0]["datasets"][0]["name"] == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
 
 

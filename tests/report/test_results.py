@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from simet_cache.report.results import EvaluationResults
+from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
 
 Results = Callable[..., EvaluationResults]
+Tables = Callable[..., Table]
 
-HOLDS = Verdict("a", "fid", 1.0, None, 2.0)
-BROKEN = Verdict("a", "fid", 3.0, None, 2.0)
+HOLDS = Verdict("a", "fid", 1.0, None, 2.0, "real", "inception_v3")
+BROKEN = Verdict("a", "fid", 3.0, None, 2.0, "real", "inception_v3")
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,8 @@ def test_only_all_measured_and_all_held_passes(
     assert found.to_json()["passed"] is passed
 
 
-def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(results: Results) -> None:
-    found = results(
+def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(table: Tables) -> None:
+    found = table(
         {
             "a": {"fid": 2.0, "precision": 0.5},
             "b": {"fid": 1.0, "precision": 0.9},
@@ -46,11 +47,11 @@ def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(results: Result
     )
     assert found.best("fid") == {"b", "c"}
     assert found.best("precision") == {"b"}
-    assert results({"a": "no image"}).best("fid") == set()
+    assert table({"a": "no image"}).best("fid") == set()
 
 
-def test_the_best_of_a_classifier_is_the_one_it_cannot_tell(results: Results) -> None:
-    found = results({"a": {"roc_auc": 0.9}, "b": {"roc_auc": 0.55}, "c": {"roc_auc": 0.4}}, metrics=("roc_auc",))
+def test_the_best_of_a_classifier_is_the_one_it_cannot_tell(table: Tables) -> None:
+    found = table({"a": {"roc_auc": 0.9}, "b": {"roc_auc": 0.55}, "c": {"roc_auc": 0.4}}, metrics=("roc_auc",))
     assert found.best("roc_auc") == {"b"}
 
 
@@ -59,37 +60,68 @@ def test_a_metric_that_failed_leaves_the_dataset_unmeasured(results: Results) ->
     assert (found.passed, found.summary) == (False, "0 of 1 datasets measured")
 
 
-def test_a_ranking_is_separated_where_the_difference_is_larger_than_its_noise(results: Results) -> None:
-    sets = {"a": (1.0, 0.1), "near": (1.2, 0.1), "far": (2.0, 0.1)}
-    found = results({name: {"fid": {"number": n, "error": e}} for name, (n, e) in sets.items()}, level=0.95)
-    differences = found.differences("fid")
-    assert {name: one.better for name, one in differences.items()} == {"near": None, "far": "first"}
-    assert differences["far"].value == -1.0
-    assert results({"a": {"fid": 1.0}, "b": {"fid": 2.0}}, level=0.95).differences("fid") == {}
-    assert results({"a": {"fid": {"number": 1.0, "error": 0.1}}}).differences("fid") == {}
-
-
 @pytest.mark.parametrize(
     ("suffix", "label"),
     [("inception_v3", "FID"), ("fid_inception", "FID"), ("resnet18_random0", "FD (resnet18_random0)")],
 )
 def test_only_fid_has_another_label(results: Results, suffix: str, label: str) -> None:
     found = results({"a": {"fid": 1.0}}, suffix=suffix)
-    assert found.label("fid") == label
-    assert found.label("precision") == "precision"
-    assert found.to_json()["labels"] == {"fid": label, "precision": "precision"}
-
-
-def test_metrics_come_in_the_order_of_the_configuration(results: Results) -> None:
-    assert results({"a": {}}, metrics=("recall", "fid", "kid")).metric_names() == ["recall", "fid", "kid"]
+    assert found.tables[0].label("fid") == label
+    assert found.tables[0].label("precision") == "precision"
+    assert found.to_json()["tables"][0]["labels"] == {"fid": label, "precision": "precision"}
 
 
 def test_a_set_without_features_in_json(results: Results) -> None:
-    (one,) = results({"a": "no image in a"}).to_json()["datasets"]
+    (one,) = results({"a": "no image in a"}).to_json()["tables"][0]["datasets"]
     assert (one["features"], one["values"], one["error"]) == (None, {}, "no image in a")
 
 
-def test_numbers_alone(results: Results) -> None:
-    (one,) = results({"a": {"fid": 1.0, "precision": 0.5}}).datasets
+def test_numbers_alone(table: Tables) -> None:
+    (one,) = table({"a": {"fid": 1.0, "precision": 0.5}}).datasets
     assert one.plain_values() == {"fid": 1.0, "precision": 0.5}
     assert replace(one, values={}).plain_values() == {}
+
+
+def test_of_several_tables_comparisons_are_counted(results: Results, table: Tables) -> None:
+    tables = (
+        table({"a": {"fid": 1.0}, "b": "no image"}),
+        table({"a": {"fid": 1.0}}, reference="other"),
+    )
+    found = results(tables=tables, verdicts=(HOLDS,))
+    assert found.summary == "2 of 3 comparisons measured; 1 of 1 restraints hold"
+    assert not found.passed
+    assert results(tables=tables[1:] * 2).passed
+
+
+def test_values_are_compared_within_a_table_alone(results: Results, table: Tables) -> None:
+    tables = (table({"a": {"fid": 1.0}, "b": {"fid": 2.0}}), table({"a": {"fid": 4.0}, "b": {"fid": 3.0}}))
+    assert [one.best("fid") for one in tables] == [{"a"}, {"b"}]
+    written = results(tables=tables).to_json()["tables"]
+    assert [one["rankings"]["fid"]["best"] for one in written] == [["a"], ["b"]]
+
+
+def test_an_extractor_is_called_by_its_suffix_whatever_the_reference_adds(table: Tables) -> None:
+    assert table({}, suffix="inception_v3@CIFAR10-test").extractor == "inception_v3"
+
+
+def test_steps_and_what_was_not_asked_for_are_told(results: Results) -> None:
+    found = results({"a": {"fid": 1.0}}, steps={"a": 0}, excluded={"a": ("precision",)})
+    (one,) = found.to_json()["tables"][0]["datasets"]
+    assert (one["step"], one["excluded"]) == (0, ["precision"])
+    assert found.passed
+
+
+def test_a_table_finds_its_best_once(table: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr("simet_cache.report.results.best_of", lambda values: calls.append(values) or frozenset())
+    found = table({"a": {"fid": 1.0}}, metrics=("fid", "kid"))
+    for _ in range(3):
+        found.best("fid")
+        found.best("kid")
+    assert len(calls) == 2
+    assert found.best("unknown") == set()
+
+
+def test_metrics_of_a_failure_make_a_set_unmeasured() -> None:
+    assert DatasetResult("a", "x").measured
+    assert not DatasetResult("a", "x", failures={"fid": "one row"}).measured

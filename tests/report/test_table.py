@@ -11,14 +11,16 @@ from collections.abc import Callable
 import pytest
 from markdown_it import MarkdownIt
 
-from simet_cache.report.results import EvaluationResults
-from simet_cache.report.table import as_markdown, notes, print_table
+from simet_cache.report.notes import notes
+from simet_cache.report.results import EvaluationResults, Table
+from simet_cache.report.table import as_markdown, print_table
 from simet_cache.restraints import Verdict
 
 Results = Callable[..., EvaluationResults]
+Tables = Callable[..., Table]
 
-BROKEN = Verdict("mine", "fid", 3.0, None, 2.0)
-HELD = Verdict("other", "fid", 1.0, None, 2.0)
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "inception_v3")
+HELD = Verdict("other", "fid", 1.0, None, 2.0, "real", "inception_v3")
 NAMES = [
     "[bold]x",
     "[/]",
@@ -183,7 +185,7 @@ def test_no_name_is_markup_in_the_table(
     results: Results, monkeypatch: pytest.MonkeyPatch, name: str, terminal: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    verdict = Verdict(name, "fid", 3.0, None, 2.0)
+    verdict = Verdict(name, "fid", 3.0, None, 2.0, name, "inception_v3")
     found = results(
         {name: {"fid": 3.0}, "failed": f"cannot read {name}"},
         reference=name,
@@ -246,6 +248,82 @@ def test_skipped_images_are_counted_and_the_first_is_named(results: Results) -> 
 
 
 def test_a_reference_that_fails_says_so_once(results: Results) -> None:
-    found = results({"a": "the reference has no features", "b": "the reference has no features"})
-    object.__setattr__(found.reference, "error", "cannot read image x.png: empty")
+    error = "cannot read image x.png: empty"
+    found = results({"a": "the reference has no features", "b": "the reference has no features"}, error=error)
     assert notes(found) == ["real, the reference, has no features: cannot read image x.png: empty"]
+
+
+def test_steps_have_a_column_where_any_set_has_one(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results({"mine": {"fid": 3.0}, "other": {"fid": 4.0}}, metrics=("fid",), steps={"mine": 1000})
+    text = printed(monkeypatch, found)
+    assert row(text, "dataset") == ["dataset", "step", "images", "FID ↓", "features"]
+    assert row(text, "mine")[:3] == ["mine", "1000", "50"]
+    assert row(text, "other")[:3] == ["other", "-", "50"]
+
+
+def test_what_was_not_asked_for_has_not_failed(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results({"mine": "no image", "other": {"fid": 4.0}}, excluded={"other": ("precision",)})
+    text = printed(monkeypatch, found)
+    assert row(text, "other")[2:4] == ["4*", "-"]
+    found = results({"mine": {"fid": 4.0}}, excluded={"mine": ("precision",)})
+    assert "PASS" in printed(monkeypatch, found)
+
+
+def test_each_reference_and_extractor_has_a_table(
+    results: Results, table: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = (
+        table({"mine": {"fid": 3.0}, "other": {"fid": 4.0}}, metrics=("fid",)),
+        table(
+            {"mine": {"fid": 5.0}, "other": {"fid": 2.0}}, metrics=("fid",), reference="b", suffix="resnet18_random0"
+        ),
+    )
+    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "resnet18_random0")
+    found = results(tables=tables, verdicts=(verdict,))
+    first, second = printed(monkeypatch, found).split("reference: b, 100 images; features: resnet18_random0")
+    assert "reference: real, 100 images; features: inception_v3" in first
+    assert row(first, "mine") == ["mine", "50", "3*", "-", "extracted"]
+    assert row(second, "mine") == ["mine", "50", "5", "FAIL fid", "extracted"]
+    assert row(second, "dataset")[2] == "FD (resnet18_random0) ↓"
+    assert "restraint broken: mine against b on resnet18_random0: fid is 5 (upper_bound 4)" in second
+    assert second.rstrip().endswith("FAIL 4 of 4 comparisons measured; 0 of 1 restraints hold")
+    headings = [line for line in as_markdown(found).splitlines() if line.startswith("#")]
+    assert headings == [
+        "### reference: real, 100 images; features: inception\\_v3",
+        "### reference: b, 100 images; features: resnet18\\_random0",
+    ]
+
+
+def test_of_thousands_a_part_is_printed_and_the_rest_counted(
+    results: Results, table: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {f"s{n}": {"fid": float(n)} for n in range(1000)}
+    found = results(tables=tuple(table(numbers, metrics=("fid",), reference=f"r{n}") for n in range(30)))
+    for text in (printed(monkeypatch, found), as_markdown(found)):
+        assert len(text.splitlines()) < 400
+        assert text.count("10 of 1000 datasets: the best of each metric,") == 20
+        assert "10 more tables are not shown; results.csv has them all" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_in_a_narrow_terminal_columns_go_below_each_other_and_no_number_is_cut_off(
+    results: Results, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    metrics = ("fid", "kid", "precision", "recall", "density", "coverage", "mind", "roc_auc")
+    numbers = {name: {"number": 0.12345 + place, "error": 0.1} for place, name in enumerate(metrics)}
+    found = results(
+        {"a": numbers},
+        metrics=metrics,
+        steps={"a": 1000},
+        verdicts=(Verdict("a", "fid", 3.0, None, 2.0, "real", "inception_v3"),),
+    )
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(monkeypatch, found, terminal=True))
+    lines = text[: text.index("restraint broken")].splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines if line.startswith("  a ")]
+    assert all(one[:2] == ["a", "1000"] for one in rows)
+    cells = [cell for one in rows for cell in one[2:]]
+    assert cells == ["50", *(f"{0.12345 + place:.4g} ±0.25*" for place in range(8)), "FAIL fid", "extracted"]
+    assert sum(line.startswith("reference:") for line in lines) == 1
+    assert (len(rows) == 1) == (width > 200)

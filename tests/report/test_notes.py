@@ -1,0 +1,141 @@
+"""What is said beside the numbers of a sweep: where it belongs, once, and in few lines however many sets there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from simet_cache.report.notes import notes
+from simet_cache.report.results import EvaluationResults, Table
+from simet_cache.restraints import Verdict
+
+Results = Callable[..., EvaluationResults]
+Tables = Callable[..., Table]
+
+ON_RESNET = {"suffix": "resnet18_random0"}
+
+
+def broken(dataset: str, number: float | None = 3.0, *, metric: str = "fid", **where: str) -> Verdict:
+    place = {"reference": "real", "extractor": "inception_v3"} | where
+    return Verdict(dataset, metric, number, None, 2.0, **place)
+
+
+def many(count: int, numbers: object = None) -> dict[str, object]:
+    return {f"s{number}": numbers or {"fid": 1.0} for number in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("others", "place"),
+    [
+        ({}, ""),
+        ({"reference": "other"}, " against other"),
+        (ON_RESNET, " on resnet18_random0"),
+        ({"reference": "other", **ON_RESNET}, " against other on resnet18_random0"),
+    ],
+)
+def test_a_set_is_named_with_what_tells_its_table_from_others(
+    results: Results, table: Tables, others: dict[str, str], place: str
+) -> None:
+    near = {"number": 1.1, "error": 0.1}
+    other = table(
+        {"a": {"fid": near, "precision": "one row"}, "b": {"fid": {"number": 1.0, "error": 0.1, "warnings": ("few",)}}},
+        level=0.95,
+        **others,
+    )
+    tables = (other, table({"a": {"fid": 1.0}})) if others else (other,)
+    verdict = broken("a", reference=other.reference.name, extractor=other.extractor)
+    fid = other.label("fid")
+    assert notes(results(tables=tables, verdicts=(verdict,))) == [
+        f"a{place}: no precision: one row",
+        f"restraint broken: a{place}: fid is 3 (upper_bound 2)",
+        f"{fid}: few (b{place})",
+        f"{fid}{place}: the best is not separated from a at 95%",
+    ]
+
+
+def test_a_set_without_features_failed_by_itself_whatever_the_references(results: Results, table: Tables) -> None:
+    tables = tuple(
+        table({"a": "no image in a"}, reference=reference, **extractor)
+        for reference in ("real", "other")
+        for extractor in ({}, ON_RESNET)
+    )
+    assert notes(results(tables=tables)) == [
+        "a on inception_v3, a on resnet18_random0 were not measured: no image in a",
+    ]
+
+
+def test_a_reference_that_fails_is_all_that_is_said_of_its_table(results: Results, table: Tables) -> None:
+    error = "the reference has no features"
+    tables = (
+        table({"a": error, "b": error}, error="cannot read image x.png: empty"),
+        table({"a": {"fid": 3.0}}, reference="other"),
+    )
+    verdicts = (broken("a", None), broken("a", reference="other"))
+    assert notes(results(tables=tables, verdicts=verdicts)) == [
+        "real, the reference, has no features: cannot read image x.png: empty",
+        "restraint broken: a against other: fid is 3 (upper_bound 2)",
+    ]
+
+
+def test_one_error_of_many_sets_is_one_line(results: Results) -> None:
+    assert notes(results(many(105, "the disk is full"))) == [
+        "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 95 more were not measured: the disk is full"
+    ]
+    (line,) = notes(results(many(11, "the disk is full")))
+    assert line.startswith("s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10 were")  # no "and 1 more"
+
+
+def test_many_errors_are_cut(results: Results) -> None:
+    lines = notes(results({f"s{number}": f"cannot read image {number}.png: empty" for number in range(50)}))
+    assert len(lines) == 12
+    assert lines[9:] == [
+        "s9 was not measured: cannot read image 9.png: empty",
+        "and 40 more reasons why datasets were not measured; results.json has them all",
+        "on_bad_image: skip leaves such images out, and lists them in the results",
+    ]
+
+
+def test_many_broken_restraints_are_cut_and_counted_and_those_with_a_value_come_first(results: Results) -> None:
+    verdicts = tuple(broken(f"s{n}", None if n < 10 else 3.0, metric="kid" if n > 90 else "fid") for n in range(100))
+    lines = notes(results(many(100), verdicts=verdicts))
+    assert len(lines) == 11
+    assert lines[0] == "restraint broken: s10: fid is 3 (upper_bound 2)"
+    assert lines[-1] == "and 90 more restraints broken (FID 81, kid 9)"
+
+
+def test_warnings_of_many_sets_name_a_few(results: Results) -> None:
+    lines = notes(results(many(105), warnings=("few rows",)))
+    assert lines == ["FID: few rows (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 95 more)"]
+
+
+def test_many_warnings_are_cut_and_the_most_frequent_come_first(results: Results) -> None:
+    numbers = {f"s{n}": {"fid": {"number": 1.0, "warnings": (f"rows: {min(n, 20)}",)}} for n in range(30)}
+    lines = notes(results(numbers))
+    assert len(lines) == 11
+    assert lines[0].startswith("FID: rows: 20 (s20, s21,")
+    assert lines[-1] == "and 11 more warnings; results.json has them all"
+
+
+def test_images_skipped_are_told_once_for_all_references(results: Results, table: Tables) -> None:
+    skipped = ({"path": "x.png", "reason": "empty"},)
+    tables = tuple(table({"a": {"fid": 1.0}}, reference=name, skipped=skipped) for name in ("real", "other"))
+    assert notes(results(tables=tables)) == ["a: images skipped: 1, first x.png: empty"]
+    lines = notes(results(many(30), skipped=skipped))
+    assert len(lines) == 11
+    assert lines[-1] == "and 20 more sets have images skipped"
+
+
+def test_an_open_ranking_names_the_nearest(results: Results) -> None:
+    numbers = {f"s{n}": {"fid": {"number": 2.0 - n / 100, "error": 0.9}} for n in range(30)}
+    (line,) = notes(results(numbers, metrics=("fid",), level=0.95))
+    assert line == (
+        "FID: the best is not separated from s28, s27, s26, s25, s24, s23, s22, s21, s20, s19 and 19 more at 95%"
+    )
+
+
+def test_classes_of_many_sets_are_cut(results: Results) -> None:
+    one = {"fid": {"number": 1.0, "classes": {"cat": 1.0, "dog": 2.0}}}
+    lines = notes(results(many(30, one)))
+    assert len(lines) == 11
+    assert lines[-1] == "and 20 more datasets and metrics per class; results.csv has them all"
