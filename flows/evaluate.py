@@ -29,6 +29,7 @@ from prefect import flow  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
+from flows.parameters import Configuration  # noqa: E402
 from flows.session import ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
@@ -50,7 +51,7 @@ _PACKAGES = ("numpy", "pillow", "prefect", "simet-cache", "torch", "torch-fideli
 
 
 @flow(name="evaluate", persist_result=False, validate_parameters=True)
-def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
+def evaluate(config: Configuration) -> State[EvaluationResults]:
     """Measure every dataset of a configuration against its reference.
 
     Returns:

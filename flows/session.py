@@ -7,16 +7,12 @@ tasks became.
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 import httpx
@@ -27,7 +23,6 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOGGING_SERVER_LEVEL,
@@ -63,20 +58,10 @@ def quiet_server() -> Iterator[None]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
     }
     with temporary_settings(settings):
-        _ServerOutOfReach()  # the one that Prefect will use: there is one for each process
+        from flows.temporary_server import ServerOutOfReach  # noqa: PLC0415 - two seconds, and of no use in a deployment
+
+        ServerOutOfReach()  # the one that Prefect will use: there is one for each process
         yield
-
-
-class _ServerOutOfReach(SubprocessASGIServer):
-    """Prefect's temporary server in a process group of its own.
-
-    Ctrl-C in a terminal reaches a whole group: the server would be gone before the run could tell it of its end, and
-    Prefect tries for minutes to reach it.
-    """
-
-    def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-        with patch.object(subprocess, "Popen", functools.partial(subprocess.Popen, process_group=0)):
-            return super()._run_uvicorn_command()
 
 
 @contextmanager
