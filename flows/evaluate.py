@@ -28,6 +28,7 @@ from prefect import flow, get_run_logger  # noqa: E402 - the path comes first, h
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
+from flows.parameters import Configuration  # noqa: E402
 from flows.runners import in_flight, require  # noqa: E402
 from flows.session import (  # noqa: E402
     INTERRUPTED,
@@ -57,7 +58,7 @@ _PACKAGES = ("numpy", "pillow", "prefect", "simet-cache", "torch", "torch-fideli
 
 
 @flow(name="evaluate", persist_result=False, validate_parameters=True)
-def evaluate(config: EvaluationConfig) -> State[EvaluationResults]:
+def evaluate(config: Configuration) -> State[EvaluationResults]:
     """Measure every dataset of a configuration against its references.
 
     Returns:
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
     if state.is_cancelled():
-        return left(state)
+        return left(state)  # type: ignore[arg-type]  # what `cancelled` made
     return PASSED if state.is_completed() else NOT_PASSED
 
 

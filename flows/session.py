@@ -7,18 +7,15 @@ tasks became.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 import httpx
@@ -28,7 +25,6 @@ from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.logging.handlers import APILogWorker
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOGGING_SERVER_LEVEL,
@@ -66,8 +62,14 @@ def quiet_server() -> Iterator[None]:
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
     }
     with temporary_settings(settings):
-        _ServerOutOfReach()  # the one that Prefect will use: there is one for each process
+        _temporary_server()  # the one that Prefect will use: there is one for each process
         yield
+
+
+def _temporary_server() -> Any:
+    from flows.temporary_server import ServerOutOfReach  # noqa: PLC0415 - two seconds, and of no use in a deployment
+
+    return ServerOutOfReach()
 
 
 def quiet_logs() -> None:
@@ -86,22 +88,10 @@ def server_for_workers() -> Iterator[None]:
     if PREFECT_API_URL.value():
         yield
         return
-    server = SubprocessASGIServer()
+    server = _temporary_server()
     server.start()
     with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield
-
-
-class _ServerOutOfReach(SubprocessASGIServer):
-    """Prefect's temporary server in a process group of its own.
-
-    Ctrl-C in a terminal reaches a whole group: the server would be gone before the run could tell it of its end, and
-    Prefect tries for minutes to reach it.
-    """
-
-    def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-        with patch.object(subprocess, "Popen", functools.partial(subprocess.Popen, process_group=0)):
-            return super()._run_uvicorn_command()
 
 
 @contextmanager
@@ -180,7 +170,7 @@ def send_records() -> None:
 
 
 def _end(code: int) -> None:
-    SubprocessASGIServer().stop()
+    _temporary_server().stop()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,6 +1,6 @@
 """A sweep before it runs: which feature sets are there, what the others cost, and what is to be compared.
 
-Only what is small is kept of each set: a sweep may have thousands, and their file lists do not fit into memory together.
+Only what is small is kept of each set: a sweep may have thousands, whose file lists do not fit into memory together.
 """
 
 from __future__ import annotations

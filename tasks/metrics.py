@@ -51,8 +51,8 @@ def measure(
         attempts: How often this may be tried: before the last time, trouble that can pass is raised.
 
     Returns:
-        By dataset, ``seconds`` and, where there are any: ``failures``, why a metric has no value; ``error``, why there is
-        none at all; ``unkept``, values that could not be kept, packed.
+        By dataset, ``seconds`` and, where there are any: ``failures``, why a metric has no value; ``error``, why there
+        is none at all; ``unkept``, values that could not be kept, packed.
     """
     del name  # names the run
     outcomes: dict[str, Any] = {}
