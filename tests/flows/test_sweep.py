@@ -1,0 +1,353 @@
+"""Sweeps: the product of lists, in task runs of a sensible size, where nothing is done twice."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import TaskRunSort
+
+from flows.evaluate import evaluate, main
+from simet_cache import EvaluationConfig, FeatureStore
+from simet_cache import comparisons as comparing
+from simet_cache.datasets import folder as folders
+from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import ImageReadError
+from simet_cache.key import feature_key
+from simet_cache.report.results import EvaluationResults, Table
+
+SMALL = {"name": "resnet18", "weights": "random", "image_size": 32, "batch_size": 4}
+
+
+@pytest.fixture
+def sets(tmp_path: Path, images: Callable[..., Path]) -> Callable[[int], dict[str, Any]]:
+    """A sweep of so many sets of checkpoints against one reference, as a plain mapping."""
+
+    def make(count: int) -> dict[str, Any]:
+        images("real", seed=0)
+        for number in range(count):
+            if not (tmp_path / f"run/checkpoint-{number}000").exists():
+                images(f"run/checkpoint-{number}000", seed=number + 1)
+        return {
+            "cache_dir": str(tmp_path / "cache" / "features"),
+            "output": str(tmp_path / "results"),
+            "reference": {"path": str(tmp_path / "real")},
+            "datasets": [{"glob": str(tmp_path / "run" / "checkpoint-{step}")}],
+            "extractor": SMALL,
+            "metrics": ["kid", "precision"],
+        }
+
+    return make
+
+
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every image that is read, with its folder."""
+    read: list[str] = []
+    original = FolderDataset.__getitem__
+
+    def counted(self: FolderDataset, index: int) -> Any:
+        read.append(f"{Path(self.root).name}/{self.files[index]}")
+        return original(self, index)
+
+    monkeypatch.setattr(FolderDataset, "__getitem__", counted)
+    return read
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every metric that is computed of a pair."""
+    made: list[str] = []
+    original = comparing.evaluate_each
+
+    def counted(metrics: Any, **options: Any) -> Any:
+        made.extend(metrics)
+        return original(metrics, **options)
+
+    monkeypatch.setattr(comparing, "evaluate_each", counted)
+    return made
+
+
+def swept(config: dict[str, Any]) -> Any:
+    return evaluate(EvaluationConfig.model_validate(config), return_state=True)
+
+
+def results_of(state: Any) -> EvaluationResults:
+    return getattr(state.data, "result", state.data)
+
+
+def table_of(state: Any) -> Table:
+    (table,) = results_of(state).tables
+    return table
+
+
+def runs_of(state: Any) -> Iterator[tuple[str, str]]:
+    """The names of a flow run's task runs, and the states that they ended in."""
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        for run in client.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.EXPECTED_START_TIME_ASC):
+            yield run.name, run.state_name
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestNothingTwice:
+    def test_one_more_dataset_costs_one_extraction_and_one_comparison(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
+    ) -> None:
+        before = table_of(swept(sets(3)))
+        assert (len(images_read), len(compared)) == (48, 6)
+        after = table_of(swept(sets(4)))
+        assert (len(images_read), len(compared)) == (60, 8)
+        assert {name.split("/")[0] for name in images_read[48:]} == {"checkpoint-3000"}
+        assert [one.plain_values() for one in after.datasets[:3]] == [one.plain_values() for one in before.datasets]
+        assert [one.cached for one in after.datasets] == [True, True, True, False]
+
+    def test_one_more_metric_costs_that_metric(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
+    ) -> None:
+        config = sets(2)
+        swept(config)
+        compared.clear()
+        swept({**config, "metrics": ["precision", "recall", "kid"]})
+        assert compared == ["recall"] * 2
+        assert len(images_read) == 36
+
+    def test_features_that_are_the_same_again_change_nothing_downstream(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
+    ) -> None:
+        config = sets(2)
+        before = table_of(swept(config))
+        after = table_of(swept({**config, "force_recompute": True}))
+        assert (len(images_read), len(compared)) == (72, 4)
+        assert [one.plain_values() for one in after.datasets] == [one.plain_values() for one in before.datasets]
+
+    def test_a_second_run_ends_cached_throughout(self, sets: Callable[[int], dict[str, Any]]) -> None:
+        config = sets(2)
+        swept(config)
+        states = dict(runs_of(swept(config)))
+        assert states.pop("report") == "Completed"
+        assert set(states.values()) <= {"Cached"}, states
+
+    def test_the_steps_of_checkpoints_are_numbers_and_their_order(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        results = table_of(swept(sets(11)))
+        assert [one.step for one in results.datasets] == [1000 * number for number in range(11)]
+        header, first, *_ = (tmp_path / "results" / "results.csv").read_text().splitlines()
+        assert dict(zip(header.split(","), first.split(","), strict=False))["step"] == "0"
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestProducts:
+    def test_every_reference_and_extractor_has_a_table(
+        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], images_read: list[str]
+    ) -> None:
+        config = sets(2)
+        images("other", seed=9)
+        config["references"] = [config.pop("reference"), {"path": str(Path(config["output"]).parent / "other")}]
+        config["extractors"] = [config.pop("extractor"), {**SMALL, "seed": 1}]
+        config["exclude"] = [
+            {"reference": "other", "extractor": "*random1*"},
+            {"reference": "other", "dataset": "checkpoint-0*", "metric": "kid"},
+        ]
+        config["restraints"] = {"precision": {"lower_bound": 0, "extractors": ["*random0*"]}}
+        state = swept(config)
+        results = results_of(state)
+        assert [(t.reference.name, t.extractor, len(t.datasets)) for t in results.tables] == [
+            ("real", "resnet18_random0_32px", 2),
+            ("other", "resnet18_random0_32px", 2),
+            ("real", "resnet18_random1_32px", 2),
+        ]
+        assert [set(one.values) for one in results.tables[1].datasets] == [{"precision"}, {"precision", "kid"}]
+        assert len(results.verdicts) == 4
+        assert state.is_completed()
+        assert len(images_read) == 12 * (4 + 3)  # the other reference is not opened with the second extractor
+
+    def test_a_dataset_of_many_references_is_extracted_once(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str]
+    ) -> None:
+        config = sets(2)
+        real = config.pop("reference")
+        config["references"] = [{**real, "name": name} for name in ("one", "two")]
+        config["datasets"].append({**real, "name": "itself"})
+        results = results_of(swept(config))
+        assert len(images_read) == 36
+        assert [t.datasets[-1].values["precision"].value for t in results.tables] == [1.0, 1.0]
+
+    def test_comparisons_share_task_runs_and_runs_stay_few(self, sets: Callable[[int], dict[str, Any]]) -> None:
+        config = {**sets(9), "max_in_flight": 1}
+        names = Counter(name.split()[0] for name, _ in runs_of(swept(config)))
+        assert names == {"extract": 10, "summarise": 1, "measure": 3, "report": 1}
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestShards:
+    def test_shards_are_runs_of_their_own_and_leave_the_entry_of_the_whole(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str], tmp_path: Path
+    ) -> None:
+        whole = table_of(swept(sets(2)))
+        config = {**sets(2), "shard_size": 5, "cache_dir": str(tmp_path / "sharded" / "features")}
+        images_read.clear()
+        state = swept(config)
+        sharded = table_of(state)
+        assert len(images_read) == 36
+        runs = dict(runs_of(state))
+        for name in ("real", "checkpoint-0000", "checkpoint-1000"):
+            assert [runs.get(f"extract {name} [{number}/3]") for number in (1, 2, 3)] == ["Completed"] * 3
+            assert runs[f"assemble {name}"] == "Completed"
+        assert [one.features.digest for one in sharded.datasets] == [one.features.digest for one in whole.datasets]
+        assert [one.plain_values() for one in sharded.datasets] == [one.plain_values() for one in whole.datasets]
+        assert len(FeatureStore(config["cache_dir"]).keys()) == 3
+        again = swept(config)
+        assert "assemble real" not in dict(runs_of(again))
+        assert all(one.cached for one in table_of(again).datasets)
+
+    def test_shards_may_be_kept(self, sets: Callable[[int], dict[str, Any]]) -> None:
+        config = {**sets(1), "shard_size": 4, "keep_shards": True}
+        swept(config)
+        swept(config)
+        assert len(FeatureStore(config["cache_dir"]).keys()) == 2 * (1 + 3)
+
+    def test_a_shard_that_is_there_is_not_extracted_again(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str]
+    ) -> None:
+        config = {**sets(1), "shard_size": 4, "keep_shards": True}
+        swept(config)
+        store = FeatureStore(config["cache_dir"])
+        dataset = FolderDataset(config["reference"]["path"])
+        store.path(feature_key(dataset, suffix="resnet18_random0_32px", batch_size=4)).unlink()
+        images_read.clear()
+        state = swept({**config, "keep_shards": False})
+        assert images_read == []
+        runs = dict(runs_of(state))
+        assert [runs[f"extract real [{number}/3]"] for number in (1, 2, 3)] == ["Cached"] * 3
+        assert runs["assemble real"] == "Completed"
+
+    def test_a_bad_image_fails_its_dataset_and_keeps_the_other_shards(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images_read: list[str]
+    ) -> None:
+        config = {**sets(2), "shard_size": 4}
+        bad = tmp_path / "run" / "checkpoint-1000" / "0005.png"
+        good = bad.read_bytes()
+        bad.write_bytes(b"no image")
+        state = swept(config)
+        first, second = table_of(state).datasets
+        assert first.measured
+        assert str(bad) in str(second.error)
+        bad.write_bytes(good)
+        images_read.clear()
+        assert swept(config).is_completed()
+        assert sorted(images_read) == [f"checkpoint-1000/{number:04d}.png" for number in range(4, 8)]
+
+    def test_bad_images_are_left_out_of_shards_as_of_wholes(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        for number in (1, 4, 5, 6, 7):  # one of the first shard, all of the second
+            (tmp_path / "run" / "checkpoint-0000").mkdir(parents=True, exist_ok=True)
+        config = {**sets(1), "on_bad_image": "skip"}
+        folder = tmp_path / "run" / "checkpoint-0000"
+        if not any(folder.iterdir()):
+            shutil.copytree(tmp_path / "real", folder, dirs_exist_ok=True)
+        for number in (1, 4, 5, 6, 7):
+            (folder / f"{number:04d}.png").write_bytes(b"no image")
+        whole = table_of(swept(config)).datasets[0]
+        config |= {"shard_size": 4, "cache_dir": str(tmp_path / "sharded" / "features")}
+        for _ in range(2):
+            sharded = table_of(swept(config)).datasets[0]
+            assert sharded.features.key == whole.features.key
+            assert sharded.features.digest == whole.features.digest
+            assert sharded.skipped == whole.skipped
+        assert sharded.cached
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestFailures:
+    def test_what_can_pass_is_tried_again_and_a_corrupt_image_is_not(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = sets(2)
+        (tmp_path / "run" / "checkpoint-1000" / "0003.png").write_bytes(b"no image")
+        tried: Counter[str] = Counter()
+        original = folders.read_image
+
+        def flaky(path: str) -> Any:
+            name = "/".join(Path(path).parts[-2:])
+            tried[name] += 1
+            if name == "checkpoint-0000/0002.png" and tried[name] == 1:
+                raise ImageReadError(path, "Stale file handle", errno=116)
+            return original(path)
+
+        monkeypatch.setattr(folders, "read_image", flaky)
+        monkeypatch.setattr("flows.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
+        first, second = table_of(swept(config)).datasets
+        assert first.measured
+        assert tried["checkpoint-0000/0002.png"] == 2
+        assert "cannot read image" in str(second.error)
+        assert tried["checkpoint-1000/0003.png"] == 1
+
+    def test_a_limit_of_prefects_is_taken_by_who_extracts_and_not_by_a_hit(
+        self, sets: Callable[[int], dict[str, Any]]
+    ) -> None:
+        config = {**sets(1), "extraction_limit": "gpus", "retries": 0}
+        refused = table_of(swept(config))
+        assert "gpus" in str(refused.reference.error)
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/v2/concurrency_limits/", json={"name": "gpus", "limit": 1})
+            assert swept(config).is_completed()
+            client.request("PATCH", "/v2/concurrency_limits/{id_or_name}", {"id_or_name": "gpus"}, json={"limit": 0})
+        assert swept(config).is_completed()  # a hit never waits
+
+    def test_a_group_of_comparisons_survives_one_that_cannot_be_made(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images: Callable[..., Path]
+    ) -> None:
+        config = {**sets(6), "max_in_flight": 1, "metrics": ["kid", "roc_auc"]}
+        shutil.rmtree(tmp_path / "run" / "checkpoint-2000")
+        images("run/checkpoint-2000", 3, seed=3)
+        table = table_of(swept(config))
+        assert [set(one.failures) for one in table.datasets] == [set(), set(), {"roc_auc"}, set(), set(), set()]
+        again = table_of(swept(config))
+        assert again.datasets[2].failures == table.datasets[2].failures
+
+
+class TestPlan:
+    def test_a_plan_says_what_is_there_and_runs_nothing(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        sets(3)
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            "reference: {path: real}\ndatasets: [{glob: 'run/checkpoint-{step}'}]\nmetrics: [kid]\n"
+            "extractor: {name: resnet18, weights: random, image_size: 32}\n"
+        )
+        assert main([str(config), "--plan"]) == 0
+        said = capsys.readouterr().out
+        assert "plan: 4 feature sets: 4 missing" in said
+        assert "to extract with resnet18_random0_32px: 48 images" in said
+        assert "values: 0 of 3 cached" in said
+        assert not (tmp_path / "cache").exists()
+        assert not (tmp_path / "results").exists()
+
+    @pytest.mark.usefixtures("prefect_server")
+    def test_a_plan_knows_what_earlier_runs_have_measured(
+        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        swept(sets(2))
+        images("run/checkpoint-9000", 7, seed=9)
+        images("run/checkpoint-1000", seed=77)
+        with caplog.at_level(logging.INFO):
+            results = results_of(swept(sets(2)))
+        assert results.plan["feature_sets"] == {"hit": 2, "stale": 1, "miss": 1}
+        (cost,) = results.plan["to_extract"]
+        assert cost["images"] == 19
+        assert cost["bytes"] == 19 * 512 * 4
+        assert cost["seconds"] > 0
+        assert results.plan["values"] == {"cached": 2, "needed": 6}
+        assert "1 stale" in caplog.text
+        assert "checkpoint-1000 (resnet18_random0_32px)" in caplog.text
