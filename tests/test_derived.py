@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import logging
 import os
 import pickle
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simet_cache import derived as module
+from simet_cache import sealed
 from simet_cache.derived import Derived, Recipe, damage, kept
 from simet_cache.metrics import Interval, MetricValue
 from simet_cache.metrics.fid import Gaussian
@@ -158,16 +159,14 @@ def test_a_file_under_another_name_is_missing(derived: Derived, caplog: pytest.L
     assert derived.value(OF_A_VALUE.key) is None
 
 
-def test_a_file_of_another_format_is_missing(derived: Derived, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FORMAT", 2)
-    newer = OF_A_VALUE.key
-    derived.keep_value(OF_A_VALUE, VALUE)
-    monkeypatch.setattr(module, "FORMAT", 1)
-    assert OF_A_VALUE.key != newer
-    path = derived.path("values", OF_A_VALUE.key)
-    path.parent.mkdir(exist_ok=True)
-    derived.path("values", newer).replace(path)
+def test_a_file_of_another_format_is_missing(derived: Derived, caplog: pytest.LogCaptureFixture) -> None:
+    path, _ = keep_both(derived)
+    texts = {"format": "2", "kind": "values", "key": OF_A_VALUE.key, "recipe": OF_A_VALUE.text}
+    tree, arrays = pack(VALUE)
+    with path.open("wb") as file:
+        sealed.write(file, {**texts, "tree": json.dumps(tree)}, arrays)
     assert derived.value(OF_A_VALUE.key) is None
+    assert "was written by another version of simet-cache" in caplog.text
     derived.keep_value(OF_A_VALUE, VALUE)
     assert derived.value(OF_A_VALUE.key) == VALUE
 

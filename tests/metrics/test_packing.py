@@ -55,7 +55,8 @@ VALUES = values(st.dictionaries(st.text(), values(st.just({})), max_size=2))
 
 def there_and_back(value: Any, **options: Any) -> Any:
     tree, arrays = pack(value)
-    return unpack(json.loads(json.dumps(tree)), arrays.__getitem__, **options)
+    written = [np.array(array, order="C") for array in arrays]  # as a file has them
+    return unpack(json.loads(json.dumps(tree)), written.__getitem__, **options)
 
 
 def same(one: Any, other: Any) -> bool:
