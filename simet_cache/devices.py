@@ -114,6 +114,17 @@ def _leave(line: deque[object], me: object) -> None:
     _moved.notify_all()
 
 
+def _renew() -> None:
+    """In a forked child, the threads that wait and those that hold something do not exist."""
+    global _moved  # noqa: PLW0603
+    _moved = threading.Condition(threading.RLock())
+    _lines.clear()
+    _ours.clear()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 def _try(folder: int, name: str, held: ExitStack) -> bool:
     """Lock a file in a folder, unless somebody has done so.
 

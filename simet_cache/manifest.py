@@ -10,6 +10,8 @@ A manifest is a JSON object::
     extractor    name, weights, precision, preprocessing, device, libraries, version
     skipped      images that could not be read
     seconds, images_per_second, created_at, written_by
+    shard_of     the key of the whole, of what was extracted as a shard and may be dropped
+    shards       of a whole: the key that its shards name, and for each its key, rows, digest and fingerprint
 
 What is not known is left out; an entry of another program has ``adopted: true``.
 """

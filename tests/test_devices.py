@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,25 @@ def test_a_loaders_process_does_not_keep_it() -> None:
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    def want() -> None:
+        with devices.taken(["cpu"]):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with devices.taken(["cpu"]):
+            future = pool.submit(want)
+            while not devices._lines[("cpu",)]:
+                time.sleep(0.01)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                with devices.taken(["cpu"]):
+                    os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        future.result()
 
 
 @pytest.mark.usefixtures("cuda")

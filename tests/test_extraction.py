@@ -6,8 +6,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
-from simet_cache import extraction
+from simet_cache import extraction, locks, stopping
 from simet_cache.config import ExtractorConfig
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import (
@@ -31,6 +32,7 @@ from simet_cache.errors import (
     ImageReadError,
     KeyInputError,
     SimetCacheError,
+    StoppedError,
 )
 from simet_cache.extraction import Batch, extract, extract_to_store, in_key_order
 from simet_cache.extractors import Extractor, make_extractor
@@ -327,6 +329,133 @@ def test_workers_are_for_what_the_model_leaves_idle(monkeypatch: pytest.MonkeyPa
     assert workers(100, "cpu", workers=2) == 2
     assert workers(100_000, "cuda", workers=0) == 0
     assert extraction._loader(Items([]), config(), "cuda:0").pin_memory is True
+
+
+def test_the_device_is_the_one_that_was_taken(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[Tiny]
+) -> None:
+    """Also in the manifest; and a hit waits for none."""
+    asked: list[Sequence[str]] = []
+
+    @contextmanager
+    def taken(names: Sequence[str]) -> Iterator[str]:
+        asked.append(names)
+        yield names[1]
+
+    monkeypatch.setattr(extraction.devices, "available", lambda name: ("cpu", "cpu:0"))
+    monkeypatch.setattr(extraction.devices, "taken", taken)
+    dataset = folder(tmp_path / "images", 1, 2)
+    found = run(store, dataset)
+    assert store.manifest(found.key)["extractor"]["device"] == "cpu:0"
+    assert run(store, dataset) == found
+    assert asked == [("cpu", "cpu:0")]
+
+
+def test_key_turn_device(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order, so that a hit waits for nothing, and nobody holds a device while waiting for something else."""
+    events: list[str] = []
+    dataset = folder(tmp_path / "images", 1, 2)
+    key = feature_key(dataset, suffix=SUFFIX, batch_size=3)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        events.append(f"turn, key {'held' if locks.is_computing(store.cache_dir, key) else 'free'}")
+        yield
+        events.append("turn over")
+
+    @contextmanager
+    def taken(names: Sequence[str]) -> Iterator[str]:
+        events.append("device")
+        yield names[0]
+        events.append("device free")
+
+    monkeypatch.setattr(extraction.devices, "taken", taken)
+    keep = store.keep
+    monkeypatch.setattr(store, "keep", lambda *a, **b: (events.append("stored"), keep(*a, **b))[1])
+    found = run(store, dataset, turn=turn)
+    expected = ["turn, key held", "device", "device free", "turn over", "stored"]
+    assert events == expected
+    assert run(store, dataset, turn=turn) == found
+    assert events == expected
+
+
+def test_a_model_goes_before_the_next_one_comes_to_its_device(
+    built: list[Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Items([torch.zeros(3, 4, 4)])
+    kept: list[int] = []
+
+    def build() -> Tiny:
+        kept.append(len(extraction._models))
+        built.append(Tiny().eval())
+        return built[-1]
+
+    monkeypatch.setattr(extraction, "make_extractor", lambda config: Extractor(config.name, Reads(), build))
+    monkeypatch.setattr(Tiny, "to", lambda self, *_, **__: self)
+    first, other = config(name="resnet18", weights="random"), config(name="resnet34", weights="random")
+    for one, device in [
+        (first, "cpu"),
+        (first, "cpu"),
+        (first, "cpu:0"),
+        (other, "cpu"),
+        (first, "cpu:0"),
+        (first, "cpu"),
+    ]:
+        extract(dataset, config=one, device=device)
+    assert kept == [0, 1, 1, 1], "two models of one device at once, or one model built twice"
+    assert len(extraction._models) == 2
+
+
+def test_extractions_side_by_side_are_float32_until_the_last_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's switches belong to the process: who ends first must not set them back for the others."""
+    allowed = torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    entered, first_is_over = threading.Barrier(2), threading.Event()
+
+    def first() -> None:
+        with extraction._inference("cpu", config()):
+            entered.wait()
+        first_is_over.set()
+
+    def second() -> bool:
+        with extraction._inference("cpu", config()):
+            entered.wait()
+            first_is_over.wait()
+            return torch.backends.cudnn.allow_tf32
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(first)
+        assert pool.submit(second).result() is False
+    assert torch.backends.cudnn.allow_tf32 is True
+    monkeypatch.undo()
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+@pytest.mark.parametrize("when", ["image", "batch"])
+def test_a_request_stops_within_the_batch(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: list[Tiny], when: str
+) -> None:
+    dataset = folder(tmp_path / "images", *range(9))
+    forward = Tiny.forward
+
+    def asked(self: Tiny, images: torch.Tensor) -> torch.Tensor:
+        stopping.request()
+        return forward(self, images)
+
+    class Asks(Reads):
+        def __call__(self, image: Image.Image) -> torch.Tensor:
+            if self.count == 1:
+                stopping.request()
+            return super().__call__(image)
+
+    if when == "image":
+        dataset.transform = Asks()
+    else:
+        monkeypatch.setattr(Tiny, "forward", asked)
+    with stopping.listening(), pytest.raises(StoppedError):
+        run(store, dataset)
+    assert dataset.transform.count == (2 if when == "image" else 3)
+    assert entries(store) == []
 
 
 # Images that cannot be read

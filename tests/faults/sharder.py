@@ -114,7 +114,8 @@ def all_is_well(store: FeatureStore, whole: Planned) -> None:
     assert np.array_equal(found.load(copy=True)[:, 0], np.arange(IMAGES))
     sweep(store.cache_dir, now=time.time() + 100)
     left = {path.name for path in store.cache_dir.iterdir() if path.is_file()}
-    assert left == {f"{whole.key}.{end}" for end in ("pkl", "json", "files")}, left
+    names = {f"{whole.key}.{end}" for end in ("pkl", "json", "files")}
+    assert left in (names, names - {f"{whole.key}.files"}), left  # the list is for messages, and put in place last
     assert not (store.cache_dir / "quarantine").exists()
 
 
