@@ -17,6 +17,7 @@ from simet_cache.config import EvaluationConfig, ExtractorConfig, TaskRunnerConf
 from simet_cache.config_file import load_config
 from simet_cache.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[1]
 SWEEP = """\
 references:
 - {path: real/a}
@@ -227,6 +228,28 @@ def test_an_override_reaches_into_the_lists(load: Load) -> None:
     assert refused(load, SWEEP + "exclude: [{dataset: plain}]", "exclude.0.dataset=plane") == [
         "--set exclude.0.dataset: exclude.0.dataset: no dataset is called 'plane'. Did you mean 'plain'?"
     ]
+
+
+# What the README and the examples show
+
+
+def test_the_sweep_of_the_readme(load: Load, project: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("# sweep.yaml\n")[2].partition("```")[0]
+    for folder in ("data/train", "data/test", *(f"runs/{run}/checkpoint-90000/samples" for run in ("draft_1", "big"))):
+        put(project / folder)
+    config = load(text.replace(", old_*", ""))
+    found = {
+        (one.reference.name, one.dataset.name, one.extractor.name): list(one.metrics) for one in config.comparisons()
+    }
+    assert len(found) == 2 * 2 * 2 - 2
+    assert found["train", "big_checkpoint-90000", "resnet50"] == ["fid", "kid", "authenticity"]
+    assert found["test", "draft_1_checkpoint-90000", "fid_inception"] == ["fid", "kid"]
+    assert refused(load, text)[0].endswith("exclude.1.dataset: no dataset is called 'old_*'.")
+
+
+def test_the_example() -> None:
+    config = load_config(ROOT / "examples" / "sweep.yaml")
+    assert len(list(config.comparisons())) == 2 * 3 * 2 - 1
 
 
 # What is left out
