@@ -20,7 +20,7 @@ def _folder(path: Path, count: int, seed: int) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configurations: of two tiny folders, of a bound that cannot hold, and of a folder that keeps a run busy."""
     folder = tmp_path_factory.mktemp("data")
-    for seed, (name, count) in enumerate([("real", 12), ("a", 12), ("many", 2500)]):
+    for seed, (name, count) in enumerate([("real", 12), ("a", 12), ("many", 1500)]):
         _folder(folder / name, count, seed)
     common = "reference: {path: real}\nmetrics: [fid]\noutput: results\n"
     tiny = common + "extractor: {name: resnet18, weights: random, image_size: 32, device: cpu}\n"

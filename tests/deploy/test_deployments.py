@@ -130,7 +130,10 @@ def _first(site: Installation, *types: str) -> Any:
     [
         ({"config": 3}, "3 is not valid under any of the given schemas"),
         ({"config": {"reference": {"digits": "held-out"}}}, "'datasets' is a required property"),
-        ({"config": {"reference": {}, "datasets": [{"digits": "blur"}], "metrix": []}}, "'metrix' was unexpected"),
+        (
+            {"config": {"reference": {"digits": "reference"}, "datasets": [{"digits": "blur"}], "metrix": []}},
+            "'metrix' was unexpected",
+        ),
     ],
 )
 def test_what_the_form_does_not_allow_makes_no_run(
