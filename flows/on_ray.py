@@ -1,1 +1,84 @@
-"""Task runs on Ray."""
+"""Task runs on Ray: on processes of our own on this machine, or on a cluster that somebody has started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
+
+from flows.runners import GRACE, Engine, Hearing, TaskRunnerConfig
+from flows.session import give_up_on, server_for_workers
+from simet_cache.errors import ConfigError
+
+
+@contextmanager
+def started(config: TaskRunnerConfig, hearing: Hearing) -> Iterator[Engine]:  # noqa: ARG001 - Ray interrupts a task itself
+    """A cluster that is ready to run tasks.
+
+    Args:
+        config: With an address, that of a cluster, like ``ray://host:10001`` or ``auto``; else the number of processes
+            to start here, by default one for each CPU that this process may use.
+        hearing: Not needed: a task run that is cancelled is interrupted by Ray.
+
+    Raises:
+        ConfigError: No cluster answers.
+    """
+    with server_for_workers(), _runner(config) as runner:
+
+        def submit(task: Task[..., Any], parameters: dict[str, Any]) -> PrefectFuture[Any]:
+            future: PrefectFuture[Any] = runner.submit(task=task, parameters=parameters)
+            return future
+
+        def stop(unfinished: set[PrefectFuture[Any]]) -> None:
+            futures = [one for one in unfinished if isinstance(one, PrefectRayFuture)]
+            for future in futures:
+                ray.cancel(future.wrapped_future)
+            with suppress(Exception):  # what it was that ended them does not matter
+                ray.wait([one.wrapped_future for one in futures], num_returns=len(futures), timeout=GRACE)
+            give_up_on(one.task_run_id for one in futures)
+
+        yield Engine(submit, stop)
+
+
+@contextmanager
+def _runner(config: TaskRunnerConfig) -> Iterator[RayTaskRunner]:
+    logging.getLogger("prefect.task_runner.ray").setLevel(logging.WARNING)
+    options: dict[str, Any] = {"logging_level": "ERROR"} | ({} if config.address else _own(config.workers))
+    runner = RayTaskRunner(address=config.address, init_kwargs=options)
+    try:
+        runner.__enter__()
+    except ConnectionError as error:
+        sentence = f"task_runner.address: no Ray cluster answers at {config.address}; start one with: ray start --head"
+        raise ConfigError([sentence]) from error
+    try:
+        yield runner
+    finally:
+        runner.__exit__(None, None, None)
+
+
+def _own(workers: int | None) -> dict[str, Any]:
+    """Of a cluster on this machine. Ray listens on all addresses; with a token, nobody else can run code on it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    # Ray allows one thread of torch and BLAS for each worker. Of ours, only one extracts at a time on a CPU.
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+    return {
+        "num_cpus": workers or cpus,
+        "include_dashboard": False,
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": "flows.session.quiet_logs"},
+    }
+
+
+_ROOT = str(Path(__file__).resolve().parents[1])

@@ -10,40 +10,25 @@ It prints what became of each folder, as JSON. Every image that is read leaves a
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import watched  # beside this file
 from prefect import flow
 from prefect.utilities.annotations import NotSet
 
 from flows.runners import in_flight, require
 from flows.session import STOPPED, cancelled, ended_by_sigterm, left, quiet_server, wait_until_recorded
 from simet_cache.config import ExtractorConfig
-from simet_cache.datasets.folder import FolderDataset
 from simet_cache.extractors import make_extractor
 from simet_cache.policy import FeatureCachePolicy
 from simet_cache.sources import source_of
 from simet_cache.store import FeatureStore
 from tasks.features import extract_features
-
-
-class Watched(FolderDataset):
-    """Says who reads which image, and takes its time."""
-
-    log = ""
-    seconds = 0.0
-
-    def __getitem__(self, index: Any) -> Any:
-        with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {self.root}/{self.files[index]}\n")
-        time.sleep(self.seconds)
-        return super().__getitem__(index)
 
 
 @dataclass(frozen=True)
@@ -67,9 +52,9 @@ def extractor(wanted: dict[str, Any]) -> Any:
     suffix, batch_size = make_extractor(model).suffix, model.batch_size
     futures = {}
     try:
-        with in_flight(config) as crew:
+        with in_flight(config, on_stop=watched.request, listening=watched.listening) as crew:
             for folder in wanted["folders"]:
-                dataset = Watched(folder, transform=make_extractor(model).transform)
+                dataset = watched.Watched(folder, transform=make_extractor(model).transform)
                 dataset.log, dataset.seconds = wanted["log"], wanted.get("seconds", 0.0)
                 futures[Path(folder).name] = crew.submit(
                     extract_features.with_options(cache_policy=FeatureCachePolicy(store), refresh_cache=NotSet),
