@@ -36,7 +36,6 @@ class DatasetResult:
         failures: Why a metric has no value here, by metric.
         excluded: The metrics of its table that were not asked for here.
         metrics_seconds: How long the metrics took.
-        labels: The class of each row as text, shape (N,), where it matters; not part of the files.
     """
 
     name: str
@@ -53,7 +52,6 @@ class DatasetResult:
     failures: Mapping[str, str] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
     metrics_seconds: float | None = None
-    labels: Any = field(default=None, compare=False, repr=False)
 
     @property
     def measured(self) -> bool:

@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 
 from flows.evaluate import evaluate, main
+from flows.session import wait_until_recorded
 from simet_cache import EvaluationConfig, FeatureStore
 from simet_cache import comparisons as comparing
 from simet_cache.datasets import folder as folders
@@ -90,6 +91,7 @@ def table_of(state: Any) -> Table:
 
 def runs_of(state: Any) -> Iterator[tuple[str, str]]:
     """The names of a flow run's task runs, and the states that they ended in."""
+    assert wait_until_recorded(state.state_details.flow_run_id, last="report")
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
         for run in client.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.EXPECTED_START_TIME_ASC):
@@ -249,14 +251,9 @@ class TestShards:
     def test_bad_images_are_left_out_of_shards_as_of_wholes(
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path
     ) -> None:
-        for number in (1, 4, 5, 6, 7):  # one of the first shard, all of the second
-            (tmp_path / "run" / "checkpoint-0000").mkdir(parents=True, exist_ok=True)
         config = {**sets(1), "on_bad_image": "skip"}
-        folder = tmp_path / "run" / "checkpoint-0000"
-        if not any(folder.iterdir()):
-            shutil.copytree(tmp_path / "real", folder, dirs_exist_ok=True)
-        for number in (1, 4, 5, 6, 7):
-            (folder / f"{number:04d}.png").write_bytes(b"no image")
+        for number in (1, 4, 5, 6, 7):  # one of the first shard, all of the second
+            (tmp_path / "run" / "checkpoint-0000" / f"{number:04d}.png").write_bytes(b"no image")
         whole = table_of(swept(config)).datasets[0]
         config |= {"shard_size": 4, "cache_dir": str(tmp_path / "sharded" / "features")}
         for _ in range(2):
@@ -307,11 +304,11 @@ class TestFailures:
     def test_a_group_of_comparisons_survives_one_that_cannot_be_made(
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images: Callable[..., Path]
     ) -> None:
-        config = {**sets(6), "max_in_flight": 1, "metrics": ["kid", "roc_auc"]}
+        config = {**sets(6), "max_in_flight": 1}
         shutil.rmtree(tmp_path / "run" / "checkpoint-2000")
-        images("run/checkpoint-2000", 3, seed=3)
+        images("run/checkpoint-2000", 1, seed=3)
         table = table_of(swept(config))
-        assert [set(one.failures) for one in table.datasets] == [set(), set(), {"roc_auc"}, set(), set(), set()]
+        assert [len(one.failures) for one in table.datasets] == [0, 0, 2, 0, 0, 0]
         again = table_of(swept(config))
         assert again.datasets[2].failures == table.datasets[2].failures
 
