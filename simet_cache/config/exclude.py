@@ -67,6 +67,6 @@ def left_over(
             left = {
                 name: parameters
                 for name, parameters in left.items()
-                if one.metric is not None and not matches(one.metric, name)
+                if not matches(one.metric, name)
             }
     return left
