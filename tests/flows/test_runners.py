@@ -54,7 +54,7 @@ def in_a_flow(body: Callable[[], Any]) -> State[Any]:
     return flow(body, name="test", persist_result=False)(return_state=True)
 
 
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -208,7 +208,7 @@ def extracted(tmp_path: Path, folders: list[str]) -> Callable[..., dict[str, dic
 
     def call(kind: str, cache: str, **wanted: Any) -> dict[str, dict[str, str]]:
         with begun(tmp_path, kind=kind, folders=folders, cache=cache, **wanted) as process:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
         for word in ("Traceback", "ERROR", "WARNING", "distributed"):
             assert word not in err, err
@@ -321,7 +321,7 @@ class TestDaskElsewhere:
             until(lambda: len({who for one in reads(log).values() for who in one}) == 2)  # both are at work
             victim = log.read_text().split()[0]
             os.kill(int(victim), signal.SIGKILL)
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
         assert json.loads(out.splitlines()[-1]) == threads
         again = [path for path, who in reads(log).items() if len(who) > 1]
@@ -336,17 +336,17 @@ class TestDaskElsewhere:
         with begun(tmp_path, kind="dask", address=scheduler, folders=folders, cache="dask", seconds=0.5) as process:
             until(lambda: len({who for one in reads(log).values() for who in one}) == 2)
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=120)
         assert process.returncode == 143, err
         read = len(reads(log))
         time.sleep(2)
         assert len(reads(log)) == read < 96
         with begun(tmp_path, kind="dask", address=scheduler, folders=folders[:1], cache="dask") as process:
-            out, err = process.communicate(timeout=300)  # the same workers take the next run
+            out, err = process.communicate(timeout=500)  # the same workers take the next run
         assert json.loads(out.splitlines()[-1])["set-0"]["state"] == "Completed", err
 
     def test_a_scheduler_that_does_not_answer_is_one_sentence(self, folders: list[str], tmp_path: Path) -> None:
         with begun(tmp_path, kind="dask", address="tcp://127.0.0.1:9", folders=folders, cache="dask") as process:
-            _, err = process.communicate(timeout=300)
+            _, err = process.communicate(timeout=500)
         assert process.returncode != 0
         assert "no Dask scheduler answers at tcp://127.0.0.1:9" in err
