@@ -16,4 +16,6 @@ def test_a_killed_sweep_loses_no_more_than_a_shard_for_each_kill(tmp_path: Path)
     assert found.wrong == []
     assert found.kills == 6
     assert found.images % (4 * IMAGES) == 0
-    assert found.images < found.reads <= found.images + found.kills * SHARD, "nobody was killed at work, or lost too much"
+    assert found.images < found.reads <= found.images + found.kills * SHARD, (
+        "nobody was killed at work, or lost too much"
+    )
