@@ -112,7 +112,7 @@ class Attempt:
         self._output = (folder / f"{name}.out").open("ab")
         self._process = subprocess.Popen(
             command,
-            env={**environment, "PYTHONPATH": str(ROOT)},
+            env={**environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
             cwd=folder,
             stdout=self._output,
             stderr=self._output,

@@ -126,7 +126,15 @@ def png_images(count: int) -> list[bytes]:
 
 
 def process(arguments: list[str], home: Path) -> Run:
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",  # sets are small: several would wait for each other
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(home.parent),  # where devices are taken: what else this user runs on them is no matter of ours
+    }
     environment.pop("PREFECT_API_URL", None)
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
@@ -252,7 +260,7 @@ def report(found: dict[str, list[Run]]) -> str:
         " weights at 32 pixels on the CPU; every metric but those that need labels or logits, and roc_auc, whose"
         " perceptrons would hide all else. Seconds of whole processes (the flow with a temporary server whose"
         f" database is there already) and of the flow or the loop in them; median, and extremes, of {TURNS} that"
-        " take turns; cold once.",
+        " take turns; cold once. Metrics and models with one thread (`OMP_NUM_THREADS`).",
         "",
         table(" | process, s | inside, s | peak MB | task runs", ([names[what], *shown(what)] for what in names)),
         "",

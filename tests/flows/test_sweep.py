@@ -32,10 +32,9 @@ def sets(tmp_path: Path, images: Callable[..., Path]) -> Callable[[int], dict[st
     """A sweep of so many sets of checkpoints against one reference, as a plain mapping."""
 
     def make(count: int) -> dict[str, Any]:
-        images("real", seed=0)
-        for number in range(count):
-            if not (tmp_path / f"run/checkpoint-{number}000").exists():
-                images(f"run/checkpoint-{number}000", seed=number + 1)
+        for seed, name in enumerate(["real", *(f"run/checkpoint-{number}000" for number in range(count))]):
+            if not (tmp_path / name).exists():
+                images(name, seed=seed)
         return {
             "cache_dir": str(tmp_path / "cache" / "features"),
             "output": str(tmp_path / "results"),
@@ -94,7 +93,7 @@ def runs_of(state: Any) -> Iterator[tuple[str, str]]:
     assert wait_until_recorded(state.state_details.flow_run_id, last="report")
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        for run in client.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.EXPECTED_START_TIME_ASC):
+        for run in client.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.EXPECTED_START_TIME_ASC, limit=200):
             yield run.name, run.state_name
 
 
@@ -296,9 +295,9 @@ class TestFailures:
         refused = table_of(swept(config))
         assert "gpus" in str(refused.reference.error)
         with get_client(sync_client=True) as client:
-            client.request("POST", "/v2/concurrency_limits/", json={"name": "gpus", "limit": 1})
+            client._client.post("/v2/concurrency_limits/", json={"name": "gpus", "limit": 1})
             assert swept(config).is_completed()
-            client.request("PATCH", "/v2/concurrency_limits/{id_or_name}", {"id_or_name": "gpus"}, json={"limit": 0})
+            client._client.patch("/v2/concurrency_limits/gpus", json={"limit": 0})
         assert swept(config).is_completed()  # a hit never waits
 
     def test_a_group_of_comparisons_survives_one_that_cannot_be_made(
@@ -333,10 +332,15 @@ class TestPlan:
 
     @pytest.mark.usefixtures("prefect_server")
     def test_a_plan_knows_what_earlier_runs_have_measured(
-        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], caplog: pytest.LogCaptureFixture
+        self,
+        sets: Callable[[int], dict[str, Any]],
+        images: Callable[..., Path],
+        caplog: pytest.LogCaptureFixture,
+        tmp_path: Path,
     ) -> None:
         swept(sets(2))
         images("run/checkpoint-9000", 7, seed=9)
+        shutil.rmtree(tmp_path / "run" / "checkpoint-1000")
         images("run/checkpoint-1000", seed=77)
         with caplog.at_level(logging.INFO):
             results = results_of(swept(sets(2)))
