@@ -281,6 +281,9 @@ def test_data_without_files(store: FeatureStore, tmp_path: Path) -> None:
     once, whole = FeatureStore(tmp_path / "once"), planned(Noise())
     expected = extracted(once, whole)
     same(store, once, together(store, whole, in_shards(store, whole)), expected)
+    images_seen()
+    in_shards(store, whole)
+    assert images_seen() == 10, "rows were taken from a whole that may be of other data"
 
 
 def test_what_the_manifest_says(store: FeatureStore, big: Planned) -> None:
