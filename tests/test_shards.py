@@ -64,7 +64,8 @@ def images_seen() -> int:
 
 
 @pytest.fixture(autouse=True)
-def extractor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other extractions of this machine have the device locked
     monkeypatch.setattr(
         extraction, "make_extractor", lambda config: Extractor(SUFFIX, pil_to_tensor, lambda: Tiny().eval(), IDENTITY)
     )
