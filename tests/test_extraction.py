@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -71,8 +72,9 @@ class Reads:
 
 
 @pytest.fixture(autouse=True)
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tiny]]:
+def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Tiny]]:
     """Every model built during a test, in place of real ones."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other extractions of this machine have the device locked
     models: list[Tiny] = []
 
     def build() -> Tiny:
