@@ -105,7 +105,7 @@ class Worker(distributed.WorkerPlugin):
         if finish == "executing":
             with self._hearing.listening():
                 pass  # what was said to another task does not concern this one
-        elif (start, finish) == ("executing", "cancelled"):
+        elif start == "executing" and finish in {"cancelled", "released"}:
             self._hearing.on_stop()
 
 

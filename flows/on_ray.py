@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,11 +65,9 @@ def _runner(config: TaskRunnerConfig) -> Iterator[RayTaskRunner]:
 
 
 def _own(workers: int | None) -> dict[str, Any]:
-    """Of a cluster on this machine. Ray listens on all addresses; with a token, nobody else can run code on it."""
+    """Of a cluster on this machine. Ray listens on the machine's own address, and asks nobody who they are."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
     # Ray allows one thread of torch and BLAS for each worker. Of ours, only one extracts at a time on a CPU.
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}

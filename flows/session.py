@@ -63,7 +63,7 @@ def quiet_server() -> Iterator[None]:
         PREFECT_LOGGING_SERVER_LEVEL: "CRITICAL",
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
-        # left to itself, the server makes a transaction for each state of each task run, which takes longer than the run
+        # else it makes a transaction for each state of each task run, which takes longer than the runs themselves
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE: 100,
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE: 100,
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL: 0.5,
