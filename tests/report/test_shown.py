@@ -89,3 +89,8 @@ def test_verdicts_belong_to_their_table(results: Results, table: Tables) -> None
 
 def test_a_sweep_of_which_nothing_is_left_to_show(results: Results) -> None:
     assert names(results({f"s{n}": "no image" for n in range(100)})) == [f"s{n}" for n in range(MOST_ROWS)]
+
+
+def test_the_rest_of_the_rows_are_the_best_by_the_first_metric_wherever_they_stand(results: Results) -> None:
+    found = results({f"s{n}": {"fid": 1000.0 - n} for n in range(1000)}, metrics=("fid",))
+    assert names(found) == [f"s{n}" for n in range(950, 1000)]
