@@ -215,7 +215,8 @@ def _judge(found: Outcome, last: Attempt, expected: Any, *, images: int) -> None
     store, other = FeatureStore(last.cache), FeatureStore(last.cache.with_name("undisturbed"))
     if _digests(store) != _digests(other):
         found.wrong.append(f"{name}: other entries than those of a run that nobody killed")
-    found.wrong += [f"{name}: {finding}" for finding in verify(store, full=True).findings]
+    findings = verify(store, full=True).findings
+    found.wrong += [f"{name}: {finding}" for finding in findings if finding.status != "leftover"]  # takes room alone
 
 
 # What is run

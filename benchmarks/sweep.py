@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,14 @@ class Run:
 
     Attributes:
         seconds: From its start to its end.
+        cpu: Seconds of the processors that it and the server that it started took.
         peak: The most memory that it had at once, in MB.
         inside: What it says itself: ``seconds`` of its flow or loop, and others.
         task_runs: How many Prefect has recorded.
     """
 
     seconds: float
+    cpu: float
     peak: float
     inside: dict[str, Any]
     task_runs: int = 0
@@ -95,7 +97,7 @@ class Place:
         done = process([str(ROOT / "flows" / "evaluate.py"), str(config)], self._home)
         results = json.loads((self.folder / f"results-{config.stem}" / "results.json").read_bytes())
         inside = {"seconds": results["seconds"], "plan": results["plan"]}
-        return Run(done.seconds, done.peak, inside, self._recorded() - before)
+        return replace(done, inside=inside, task_runs=self._recorded() - before)
 
     def loop(self, config: Path) -> Run:
         """The same work without Prefect."""
@@ -149,7 +151,7 @@ def process(arguments: list[str], home: Path) -> Run:
             sys.exit(f"{' '.join(arguments)} ended with {child.returncode}:\n{said.read()}\n{errors.read()}")
         last = (said.read().splitlines() or [""])[-1]
     inside = json.loads(last) if last.startswith("{") else {}
-    return Run(seconds, used.ru_maxrss * 1024 / 1e6, inside)
+    return Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6, inside)
 
 
 # The floor
@@ -233,6 +235,7 @@ def report(found: dict[str, list[Run]]) -> str:
         tasks = {one.task_runs for one in runs} - {0}
         return [
             _spread([one.seconds for one in runs]),
+            _spread([one.cpu for one in runs]),
             _spread(inside) if inside else "",
             f"{max(one.peak for one in runs):,.0f}",
             ", ".join(map(str, sorted(tasks))),
@@ -262,7 +265,10 @@ def report(found: dict[str, list[Run]]) -> str:
         f" database is there already) and of the flow or the loop in them; median, and extremes, of {TURNS} that"
         " take turns; cold once. Metrics and models with one thread (`OMP_NUM_THREADS`).",
         "",
-        table(" | process, s | inside, s | peak MB | task runs", ([names[what], *shown(what)] for what in names)),
+        table(
+            " | process, s | of processors, s | inside, s | peak MB | task runs",
+            ([names[what], *shown(what)] for what in names),
+        ),
         "",
         "Bars:",
         "",
@@ -296,6 +302,7 @@ def run_large() -> str:
         [
             f"{kind}, {count:,} sets",
             f"{one.seconds:.1f}",
+            f"{one.cpu:.1f}",
             f"{one.inside['seconds']:.1f}",
             f"{one.inside['seconds'] / count * 1000:.0f}",
             f"{one.peak:,.0f}",
@@ -309,7 +316,7 @@ def run_large() -> str:
     lines = [
         f"As above, with {FEW} images in each set; every run once, cold and then warm.",
         "",
-        table(" | process, s | flow, s | ms for each set | peak MB | task runs", rows),
+        table(" | process, s | of processors, s | flow, s | ms for each set | peak MB | task runs", rows),
         "",
         bar(f"peak with {MANY:,} sets to that with {SETS}", peaks[1] / peaks[0], "at most 1.5"),
         "",
