@@ -64,9 +64,5 @@ def left_over(
     left = dict(metrics)
     for one in excludes:
         if one.concerns(reference=reference, dataset=dataset, extractor=extractor):
-            left = {
-                name: parameters
-                for name, parameters in left.items()
-                if not matches(one.metric, name)
-            }
+            left = {name: parameters for name, parameters in left.items() if not matches(one.metric, name)}
     return left
