@@ -40,6 +40,7 @@ _LARGEST_GROUP = 16  # comparisons in one task run, so that what a run costs by 
 _GROUPS_EACH = 4  # for each place in flight, so that all places are busy to the end
 
 Found = Mapping[PlannedSet, DatasetResult]
+Members = Sequence[tuple[PlannedSet, Mapping[str, Mapping[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
         "limit": config.extraction_limit,
     }
 
+    on_what = f" on {one.extractor.suffix}" if len(config.all_extractors) > 1 else ""
+
     def run(part: Planned, shard_of: str | None) -> PrefectFuture[FeatureSet]:
         return work.crew.submit(
             extract,
@@ -131,7 +134,7 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
             batch_size=one.extractor.batch_size,
             suffix=part.suffix,
             source=part.source,
-            name=part.name,
+            name=part.name + on_what,
             shard_of=shard_of,
             **how,
         )
@@ -144,7 +147,7 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
         assemble_shards.with_options(**work.tried_again),
         planned=planned,
         shards=parts,  # Prefect waits for them
-        name=one.name,
+        name=one.name + on_what,
         size=config.shard_size,
         keep=config.keep_shards,
         force=config.force_recompute,
@@ -213,48 +216,60 @@ class _Compared:
 def compare_all(sweep: Sweep, found: Found, work: Work) -> tuple[Table, ...]:
     """Every set against its references, in runs of a sensible size; what is known is not computed again."""
     derived = Derived(work.store.cache_dir)
-    begun = [(pairing, _compared(pairing, found, derived, work)) for pairing in sweep.pairings]
+    begun = [(pairing, _compared(pairing, sweep, found, derived, work)) for pairing in sweep.pairings]
     return tuple(_table(pairing, compared, found, derived, work.config) for pairing, compared in begun)
 
 
-def _compared(pairing: Pairing, found: Found, derived: Derived, work: Work) -> _Compared:
+def _compared(pairing: Pairing, sweep: Sweep, found: Found, derived: Derived, work: Work) -> _Compared:
     """Summarise the reference, and start to measure the others, some of them together in each run."""
-    config, reference = work.config, found[pairing.reference]
+    reference = found[pairing.reference]
     try:
         real = _rows(pairing.reference, reference, work)
     except SimetCacheError as error:
         return _Compared(replace(reference, error=str(error)), {}, [])
     options = {"cache_policy": DerivedCachePolicy(work.store.cache_dir), **work.tried_again}
     where = {"derived": derived, "device": pairing.reference.extractor.device}
+    on_what = f" on {pairing.reference.extractor.suffix}" if len(sweep.pairings) > 1 else ""
     metrics = {name: given for _, wanted in pairing.datasets for name, given in wanted.items()}
     summarised = work.crew.submit(
-        summarise.with_options(**options), rows=real, side="real", metrics=metrics, name=real.name, **where
+        summarise.with_options(**options), rows=real, side="real", metrics=metrics, name=real.name + on_what, **where
     )
     summarised.wait()  # whatever becomes of it: those that need it say so
     sets: dict[PlannedSet, DatasetResult] = {}
     groups: list[_Group] = []
-    for members in _in_groups(pairing.datasets, config.max_in_flight):
-        group: dict[PlannedSet, Comparison] = {}
-        for one, wanted in members:
-            try:
-                synth = _rows(one, found[one], work)
-            except SimetCacheError as error:
-                sets[one] = replace(found[one], error=str(error))
-                continue
-            intervals = config.intervals.asked() if config.intervals else None
-            group[one] = Comparison(real, synth, wanted, intervals, config.per_class)
+    for members in _in_groups(pairing.datasets, work.config.max_in_flight):
+        group, failed = _comparisons(members, real, found, work)
+        sets |= failed
         if group:
             names = [one.name for one in group]
             name = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)})"
             run = work.crew.submit(
                 measure.with_options(**options),
                 group=[*group.values()],
-                name=name,
-                attempts=config.retries + 1,
+                name=f"{name} against {real.name}{on_what}" if on_what else name,
+                attempts=work.config.retries + 1,
                 **where,
             )
             groups.append(_Group(run, {one: comparison.keys for one, comparison in group.items()}))
     return _Compared(reference, sets, groups)
+
+
+def _comparisons(
+    members: Members, real: Rows, found: Found, work: Work
+) -> tuple[dict[PlannedSet, Comparison], dict[PlannedSet, DatasetResult]]:
+    """Those that can be made; and of the others, why they cannot."""
+    config = work.config
+    group: dict[PlannedSet, Comparison] = {}
+    failed: dict[PlannedSet, DatasetResult] = {}
+    for one, wanted in members:
+        try:
+            synth = _rows(one, found[one], work)
+        except SimetCacheError as error:
+            failed[one] = replace(found[one], error=str(error))
+            continue
+        intervals = config.intervals.asked() if config.intervals else None
+        group[one] = Comparison(real, synth, wanted, intervals, config.per_class)
+    return group, failed
 
 
 def _rows(one: PlannedSet, found: DatasetResult, work: Work) -> Rows:
@@ -271,7 +286,7 @@ def _rows(one: PlannedSet, found: DatasetResult, work: Work) -> Rows:
     return Rows(one.name, found.features, labels)
 
 
-def _in_groups(members: Sequence[Any], places: int) -> Iterator[Sequence[Any]]:
+def _in_groups(members: Members, places: int) -> Iterator[Members]:
     size = min(_LARGEST_GROUP, math.ceil(len(members) / (_GROUPS_EACH * places)))
     return (members[start : start + size] for start in range(0, len(members), size))
 
