@@ -6,8 +6,11 @@ They keep handles and numbers of every set, and data only of those that are in f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from queue import SimpleQueue
 from typing import Any
 
 from prefect import Task, get_run_logger
@@ -17,7 +20,7 @@ from prefect.utilities.annotations import NotSet
 
 from flows.runners import Crew
 from simet_cache.comparisons import Comparison, Rows
-from simet_cache.config import EvaluationConfig
+from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.derived import Derived
 from simet_cache.derived_policy import DerivedCachePolicy
 from simet_cache.errors import SimetCacheError
@@ -66,20 +69,40 @@ class Work:
             "retry_condition_fn": is_temporary,
         }
 
+    def how(self, extractor: ExtractorConfig) -> dict[str, Any]:
+        """What tasks that extract are told besides what they extract."""
+        return {
+            "extractor": extractor,
+            "store": self.store,
+            "on_bad_image": self.config.on_bad_image,
+            "limit": self.config.extraction_limit,
+        }
+
+    def on_what(self, extractor: ExtractorConfig) -> str:
+        """In the names of task runs: the extractor, where there are several."""
+        return f" on {extractor.suffix}" if len(self.config.all_extractors) > 1 else ""
+
 
 # Extraction
 
 
-@dataclass(frozen=True)
+@dataclass
 class _UnderWay:
-    """A feature set that is being extracted: the run that will have it, and those of its shards; or why there is none.
+    """A feature set that is being extracted.
 
-    What was planned is here without its lists of files: of those there may be too many in a sweep.
+    Attributes:
+        one: What was found of it before.
+        planned: What it is made from; its lists of files only while there are shards to be put together, since of those
+            there may be too many in a sweep.
+        shards: The runs that extract its shards, where it has any.
+        run: The one that will have its features.
+        error: Why there will be none.
     """
 
+    one: PlannedSet
     planned: Planned | None = None
-    run: PrefectFuture[FeatureSet] | None = None
     shards: Sequence[PrefectFuture[FeatureSet]] = ()
+    run: PrefectFuture[FeatureSet] | None = None
     error: str = ""
 
 
@@ -96,9 +119,19 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
     )
     spare = frozenset(one.key for one in sweep.sets)  # a shard of one may be a set of its own
     under_way: dict[str, _UnderWay] = {}
+    extracted: SimpleQueue[_UnderWay] = SimpleQueue()  # shard by shard, and to be put together
+    unassembled = 0
     for one in sweep.sets:
         if one.key and one.key not in under_way:  # equal ones are extracted once
-            under_way[one.key] = _begun(one, extract, spare, work)
+            begun = under_way[one.key] = _begun(one, extract, spare, work)
+            if begun.shards:
+                unassembled += 1
+                _when_done(begun.shards, partial(extracted.put, begun))
+        while not extracted.empty():
+            _assemble(extracted.get(), spare, work)
+            unassembled -= 1
+    for _ in range(unassembled):
+        _assemble(extracted.get(), spare, work)
     ended = {key: _ended(one, work.store) for key, one in under_way.items()}
     return {
         one: replace(
@@ -117,44 +150,56 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
         shards = _missing_shards(planned, spare, work)
     except SimetCacheError as error:
         get_run_logger().error("%s: %s", one.name, error)
-        return _UnderWay(error=str(error))
-    how = {
-        "extractor": one.extractor,
-        "store": store,
-        "on_bad_image": config.on_bad_image,
-        "limit": config.extraction_limit,
-    }
-
-    on_what = f" on {one.extractor.suffix}" if len(config.all_extractors) > 1 else ""
-
-    def run(part: Planned, shard_of: str | None) -> PrefectFuture[FeatureSet]:
-        return work.crew.submit(
+        return _UnderWay(one, error=str(error))
+    runs = [
+        work.crew.submit(
             extract,
             dataset=part.dataset,
             batch_size=one.extractor.batch_size,
             suffix=part.suffix,
             source=part.source,
-            name=part.name + on_what,
-            shard_of=shard_of,
-            **how,
+            name=part.name + work.on_what(one.extractor),
+            shard_of=planned.key if shards else None,
+            **work.how(one.extractor),
         )
+        for part in shards or [planned]
+    ]
+    return _UnderWay(one, planned, runs) if shards else _UnderWay(one, _light(planned), run=runs[0])
 
-    light = replace(planned, dataset=None, source=Source())
-    if not shards:
-        return _UnderWay(light, run(planned, None))
-    parts = [run(part, planned.key) for part in shards]
-    assembled = work.crew.submit(
+
+def _assemble(one: _UnderWay, spare: frozenset[str], work: Work) -> None:
+    """Start to put the shards of a set together, if all of them are there."""
+    planned = one.planned
+    if planned is None or not all(run.state.is_completed() for run in one.shards):
+        return
+    one.planned = _light(planned)
+    one.run = work.crew.submit(
         assemble_shards.with_options(**work.tried_again),
         planned=planned,
-        shards=parts,  # Prefect waits for them
-        name=one.name + on_what,
-        size=config.shard_size,
-        keep=config.keep_shards,
-        force=config.force_recompute,
+        shards=[run.result() for run in one.shards],
+        name=one.one.name + work.on_what(one.one.extractor),
+        size=work.config.shard_size,
+        keep=work.config.keep_shards,
+        force=work.config.force_recompute,
         spare=spare,
-        **how,
+        **work.how(one.one.extractor),
     )
-    return _UnderWay(light, assembled, parts)
+
+
+def _when_done(runs: Sequence[PrefectFuture[Any]], then: Callable[[], None]) -> None:
+    """Call something when the last of some runs has ended, in whatever thread hears of that."""
+    left = count(len(runs) - 1, -1)  # `next` is one step: two threads never get the same number
+
+    def ended(_: PrefectFuture[Any]) -> None:
+        if next(left) == 0:
+            then()
+
+    for run in runs:
+        run.add_done_callback(ended)
+
+
+def _light(planned: Planned) -> Planned:
+    return replace(planned, dataset=None, source=Source())
 
 
 def _missing_shards(planned: Planned, spare: frozenset[str], work: Work) -> list[Planned]:
@@ -171,13 +216,13 @@ def _missing_shards(planned: Planned, spare: frozenset[str], work: Work) -> list
 
 
 def _ended(one: _UnderWay, store: FeatureStore) -> DatasetResult:
-    if one.planned is None or one.run is None:
-        return DatasetResult("", "", error=one.error)
-    one.run.wait()
-    for part in one.shards:
-        part.wait()
-    failed = [run.state for run in (*one.shards, one.run) if not run.state.is_completed()]
-    if failed:
+    if one.planned is None:
+        return DatasetResult("", one.one.suffix, error=one.error)
+    runs = [*one.shards, *([one.run] if one.run else [])]
+    for run in runs:
+        run.wait()
+    failed = [run.state for run in runs if not run.state.is_completed()]
+    if failed or one.run is None:
         return DatasetResult("", one.planned.suffix, error=error_of(failed[0]))
     features: FeatureSet = one.run.result()
     manifest = {} if features.unsaved is not None else store.manifest(features.key)  # else it is about older ones
@@ -216,11 +261,11 @@ class _Compared:
 def compare_all(sweep: Sweep, found: Found, work: Work) -> tuple[Table, ...]:
     """Every set against its references, in runs of a sensible size; what is known is not computed again."""
     derived = Derived(work.store.cache_dir)
-    begun = [(pairing, _compared(pairing, sweep, found, derived, work)) for pairing in sweep.pairings]
+    begun = [(pairing, _compared(pairing, found, derived, work)) for pairing in sweep.pairings]
     return tuple(_table(pairing, compared, found, derived, work.config) for pairing, compared in begun)
 
 
-def _compared(pairing: Pairing, sweep: Sweep, found: Found, derived: Derived, work: Work) -> _Compared:
+def _compared(pairing: Pairing, found: Found, derived: Derived, work: Work) -> _Compared:
     """Summarise the reference, and start to measure the others, some of them together in each run."""
     reference = found[pairing.reference]
     try:
@@ -229,7 +274,8 @@ def _compared(pairing: Pairing, sweep: Sweep, found: Found, derived: Derived, wo
         return _Compared(replace(reference, error=str(error)), {}, [])
     options = {"cache_policy": DerivedCachePolicy(work.store.cache_dir), **work.tried_again}
     where = {"derived": derived, "device": pairing.reference.extractor.device}
-    on_what = f" on {pairing.reference.extractor.suffix}" if len(sweep.pairings) > 1 else ""
+    on_what = work.on_what(pairing.reference.extractor)
+    against = f" against {real.name}" if len(work.config.all_references) > 1 else ""
     metrics = {name: given for _, wanted in pairing.datasets for name, given in wanted.items()}
     summarised = work.crew.submit(
         summarise.with_options(**options), rows=real, side="real", metrics=metrics, name=real.name + on_what, **where
@@ -246,7 +292,7 @@ def _compared(pairing: Pairing, sweep: Sweep, found: Found, derived: Derived, wo
             run = work.crew.submit(
                 measure.with_options(**options),
                 group=[*group.values()],
-                name=f"{name} against {real.name}{on_what}" if on_what else name,
+                name=name + against + on_what,
                 attempts=work.config.retries + 1,
                 **where,
             )

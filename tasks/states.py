@@ -13,7 +13,7 @@ from simet_cache.retrying import can_pass
 
 def error_of(state: State[Any]) -> str:
     """Why a run has no result, in one sentence where the error is one of ours."""
-    error = state.result(raise_on_failure=False)
+    error = state.result(raise_on_failure=False) if state.is_final() else None
     if isinstance(error, BaseException):
         return sentence_of(error)
     return state.message or f"the task run ended in state {state.name}"
