@@ -62,9 +62,12 @@ class Installation:
             shutil.copytree(ROOT / name, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("prefect.yaml", "automations.yaml"):
             shutil.copy(ROOT / name, self.checkout)
-        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
         self.client = httpx.Client(base_url=self.environment["PREFECT_API_URL"], timeout=60)
-        wait_for(self._healthy, "the server")
+        self.port = port
+
+    def start_server(self) -> None:
+        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        wait_for(self._healthy, f"the server; see {self.logs}")
 
     def _healthy(self) -> bool:
         try:
@@ -107,10 +110,14 @@ class Installation:
                 found.append(int(entry.parent.name))
         return found
 
-    def prefect(self, *arguments: str, code: int = 0) -> str:
+    def prefect(self, *arguments: str) -> str:
         """What a command of Prefect's prints."""
+        return self.python("-m", "prefect", *arguments)
+
+    def python(self, *arguments: str) -> str:
+        """What Python prints, in the checkout."""
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
+            [sys.executable, *arguments],
             cwd=self.checkout,
             env={**self.environment, "COLUMNS": "300"},
             capture_output=True,
@@ -118,7 +125,7 @@ class Installation:
             timeout=240,
             check=False,
         )
-        assert done.returncode == code, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def edit(self, name: str, change: Callable[[Any], None]) -> None:
