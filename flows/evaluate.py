@@ -57,13 +57,28 @@ PASSED, NOT_PASSED, BAD_INPUT = 0, 1, 2
 _PACKAGES = ("numpy", "pillow", "prefect", "simet-cache", "torch", "torch-fidelity", "torchvision")
 
 
+class NotPassedError(SimetCacheError):
+    """A dataset could not be measured, or a restraint is broken.
+
+    Attributes:
+        result: Everything that was found.
+    """
+
+    def __init__(self, result: EvaluationResults) -> None:
+        super().__init__(result.summary)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[NotPassedError], tuple[EvaluationResults]]:
+        return type(self), (self.result,)
+
+
 @flow(name="evaluate", persist_result=False, validate_parameters=True)
 def evaluate(config: Configuration) -> State[EvaluationResults]:
     """Measure every dataset of a configuration against its references.
 
     Returns:
-        The results, as a completed run where every dataset was measured and every restraint holds, and else as a failed
-        one, whose message says so. The files are written before that verdict.
+        The results, as a completed run where every dataset was measured and every restraint holds; else a failed one,
+        whose message says so, with a ``NotPassedError`` that holds them. The files are written before that verdict.
     """
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     store = store_of(config)
@@ -91,8 +106,9 @@ def evaluate(config: Configuration) -> State[EvaluationResults]:
     )
     report(results, config.output)
     print_table(results)
-    end = Completed if results.passed else Failed
-    return end(message=results.summary, data=results)
+    if results.passed:
+        return Completed(message=results.summary, data=results)
+    return Failed(message=results.summary, data=NotPassedError(results))  # Prefect raises what a failed run holds
 
 
 def _versions() -> dict[str, str]:
