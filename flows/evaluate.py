@@ -80,20 +80,27 @@ def evaluate(config: Configuration) -> State[EvaluationResults]:
         The results, as a completed run where every dataset was measured and every restraint holds; else a failed one,
         whose message says so, with a ``NotPassedError`` that holds them. The files are written before that verdict.
     """
+    try:
+        with stopping.listening():
+            results = _measured(config)
+    except STOPPED as stop:
+        return cancelled(stop)  # type: ignore[return-value]  # there are no results
+    if results.passed:
+        return Completed(message=results.summary, data=results)
+    return Failed(message=results.summary, data=NotPassedError(results))  # Prefect raises what a failed run holds
+
+
+def _measured(config: EvaluationConfig) -> EvaluationResults:
+    """The story: plan, extract what is missing, compare what is new, judge, report."""
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     store = store_of(config)
     store.catch_up()
     sweep = plan_sweep(config, store)
     get_run_logger().info("\n".join(sweep.lines()))
-    try:
-        with (
-            stopping.listening(),
-            in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew,
-        ):
-            work = Work(config, store, crew)
-            tables = compare_all(sweep, extract_all(sweep, work), work)
-    except STOPPED as stop:
-        return cancelled(stop)  # type: ignore[return-value]  # there are no results
+    with in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew:
+        work = Work(config, store, crew)
+        found = extract_all(sweep, work)
+        tables = compare_all(sweep, found, work)
     results = EvaluationResults(
         tables=tables,
         verdicts=tuple(judge(config.restraints, tables)),
@@ -106,9 +113,7 @@ def evaluate(config: Configuration) -> State[EvaluationResults]:
     )
     report(results, config.output)
     print_table(results)
-    if results.passed:
-        return Completed(message=results.summary, data=results)
-    return Failed(message=results.summary, data=NotPassedError(results))  # Prefect raises what a failed run holds
+    return results
 
 
 def _versions() -> dict[str, str]:

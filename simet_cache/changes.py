@@ -171,6 +171,7 @@ def remove(path: Path, *, shard_of: str | None = None) -> int:
         for file in sorted(files(path), key=lambda file: file == path.with_suffix(".json")):
             freed += file.stat().st_size
             file.unlink()
+        locks.forget_holder(path.parent, path.stem)
         return freed
 
 

@@ -93,6 +93,12 @@ def _acquire_unless_stopped(lock: BaseFileLock) -> None:
             return
 
 
+def forget_holder(folder: Path, key: str) -> None:
+    """Remove the name of who computed a key last; its lock stays, as somebody may be waiting for it."""
+    with suppress(OSError):
+        (folder / "locks" / f"{key}.holder").unlink()
+
+
 def _overwrite(file: Path, text: bytes) -> None:
     """In place: some file systems bring a file to the disk that was emptied first."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
