@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
@@ -148,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ended_by_sigterm(), quiet_server():
             state = evaluate(config, return_state=True)
-            wait_until_recorded(state.state_details.flow_run_id, last=None if state.is_cancelled() else "report")
+            reported = state.is_completed() or isinstance(_error_of(state), NotPassedError)
+            wait_until_recorded(state.state_details.flow_run_id, last="report" if reported else None)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -157,7 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     if state.is_cancelled():
         return left(state)  # type: ignore[arg-type]  # what `cancelled` made
-    return PASSED if state.is_completed() else NOT_PASSED
+    bad_input = isinstance(_error_of(state), ConfigError)  # found late, like a scheduler that does not answer
+    return PASSED if state.is_completed() else BAD_INPUT if bad_input else NOT_PASSED
+
+
+def _error_of(state: State[Any]) -> Any:
+    return None if state.is_cancelled() else state.result(raise_on_failure=False)
 
 
 def _config(options: argparse.Namespace) -> EvaluationConfig:

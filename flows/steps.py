@@ -170,6 +170,8 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
 def _assemble(one: _UnderWay, spare: frozenset[str], work: Work) -> None:
     """Start to put the shards of a set together, if all of them are there."""
     planned = one.planned
+    for run in one.shards:
+        run.wait()  # they have ended; a run on a cluster learns its state by that
     if planned is None or not all(run.state.is_completed() for run in one.shards):
         return
     one.planned = _light(planned)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 
-from flows.evaluate import evaluate, main
+from flows.evaluate import ROOT, evaluate, main
 from flows.session import wait_until_recorded
 from simet_cache import EvaluationConfig, FeatureStore
 from simet_cache import comparisons as comparing
@@ -24,6 +26,7 @@ from simet_cache.errors import ImageReadError
 from simet_cache.key import feature_key
 from simet_cache.report.results import EvaluationResults, Table
 
+SCRIPT = ROOT / "flows" / "evaluate.py"
 SMALL = {"name": "resnet18", "weights": "random", "image_size": 32, "batch_size": 4}
 
 
@@ -352,3 +355,36 @@ class TestPlan:
         assert results.plan["values"] == {"cached": 2, "needed": 6}
         assert "1 stale" in caplog.text
         assert "checkpoint-1000 (resnet18_random0_32px)" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("prefect_dask") is None, reason="prefect-dask is not installed: simet-cache[dask]")
+class TestOnDask:
+    def test_the_results_are_those_of_threads_to_the_last_bit_and_both_workers_extract(
+        self, sets: Callable[[int], dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        (tmp_path / "sweep.yaml").write_text(json.dumps({**sets(4), "shard_size": 4, "intervals": True}))
+        read = {}
+        for name, options in (("threads", []), ("dask", ["task_runner={kind: dask, workers: 2}", "keep_shards=true"])):
+            overrides = [f"cache_dir={tmp_path / name}", f"output={tmp_path / name}-results", *options]
+            done = run(SCRIPT, tmp_path / "sweep.yaml", "--set", *overrides, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stderr
+            read[name] = json.loads((tmp_path / f"{name}-results" / "results.json").read_text())
+        for one, other in zip(*(found["tables"][0]["datasets"] for found in read.values()), strict=True):
+            assert one["features"]["digest"] == other["features"]["digest"]
+            assert one["values"] == other["values"]
+        assert read["threads"]["tables"][0]["rankings"] == read["dask"]["tables"][0]["rankings"]
+        holders = [json.loads(file.read_text())["process"] for file in (tmp_path / "dask" / "locks").glob("*.holder")]
+        assert len(set(holders)) >= 2, "one worker has done it all"
+        assert len(FeatureStore(tmp_path / "dask").keys()) == 5 * (1 + 3)
+
+    def test_a_scheduler_that_does_not_answer_is_bad_input(
+        self, sets: Callable[[int], dict[str, Any]], run: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        (tmp_path / "sweep.yaml").write_text(json.dumps(sets(1)))
+        address = "task_runner={kind: dask, address: 'tcp://127.0.0.1:1'}"
+        done = run(SCRIPT, tmp_path / "sweep.yaml", "--set", address, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "no Dask scheduler answers at tcp://127.0.0.1:1; start one with" in done.stderr
+        assert "Traceback" not in done.stderr
