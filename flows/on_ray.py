@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,11 @@ def started(config: TaskRunnerConfig, hearing: Hearing) -> Iterator[Engine]:  # 
     with server_for_workers(), _runner(config) as runner:
 
         def submit(task: Task[..., Any], parameters: dict[str, Any]) -> PrefectFuture[Any]:
-            future: PrefectFuture[Any] = runner.submit(task=task, parameters=parameters)
-            return future
+            future = runner.submit(task=task, parameters=parameters)
+            return RayFuture(task_run_id=future.task_run_id, wrapped_future=future.wrapped_future)
 
         def stop(unfinished: set[PrefectFuture[Any]]) -> None:
-            futures = [one for one in unfinished if isinstance(one, PrefectRayFuture)]
+            futures = [one for one in unfinished if isinstance(one, RayFuture)]
             for future in futures:
                 ray.cancel(future.wrapped_future)
             with suppress(Exception):  # what it was that ended them does not matter
@@ -46,6 +48,19 @@ def started(config: TaskRunnerConfig, hearing: Hearing) -> Iterator[Engine]:  # 
             give_up_on(one.task_run_id for one in futures)
 
         yield Engine(submit, stop)
+
+
+class RayFuture(PrefectRayFuture):  # type: ignore[misc]  # prefect-ray has no types
+    """A task run on Ray that says when it has ended, however it did: Ray's own callback is silent about some errors."""
+
+    def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
+        """Call a function with this future when it has ended."""
+
+        def wait() -> None:
+            self.wait()
+            fn(self)
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
@@ -68,7 +83,7 @@ def _own(workers: int | None) -> dict[str, Any]:
     """Of a cluster on this machine. Ray listens on the machine's own address, and asks nobody who they are."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join([_ROOT, *filter(None, sys.path)])
     # Ray allows one thread of torch and BLAS for each worker. Of ours, only one extracts at a time on a CPU.
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
     return {
