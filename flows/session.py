@@ -66,7 +66,7 @@ def quiet_server() -> Iterator[None]:
         # else it makes a transaction for each state of each task run, which takes longer than the runs themselves
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE: 100,
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE: 100,
-        PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL: 0.5,
+        PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL: 1,  # whole seconds: less is 0, and half a core
     }
     with temporary_settings(settings):
         _temporary_server()  # the one that Prefect will use: there is one for each process
