@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python flows/evaluate.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
