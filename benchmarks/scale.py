@@ -440,8 +440,8 @@ def locks_table(others: Measured) -> str:
     return (
         f"**The lock of all entries** (`locks/entries.lock`).\n\n{table(head, rows)}\n\n"
         f"Computing 1,000 entries leaves {growth['locks']:,} `.lock` files and {growth['holders']:,} `.holder` files"
-        f" ({growth['disk'] / 1e6:.1f} MB of disk). The former stay for ever, the latter until `verify --repair` when"
-        f" the entry is gone. The file of keys in use grows by {growth['users'] / 1000:.0f} bytes for each, and goes"
+        f" ({growth['disk'] / 1e6:.1f} MB of disk). The former stay for ever, the latter as long as"
+        f" the entry. The file of keys in use grows by {growth['users'] / 1000:.0f} bytes for each, and goes"
         " with its process.\n\n"
         f"Removing one entry while another process uses others, which are all read each time: {removals} in use."
     )
