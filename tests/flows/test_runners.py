@@ -319,7 +319,7 @@ class TestDaskElsewhere:
         log = tmp_path / "dask.log"
         with begun(tmp_path, kind="dask", address=scheduler, folders=folders, cache="dask", seconds=0.1) as process:
             until(lambda: len({who for one in reads(log).values() for who in one}) == 2)  # both are at work
-            victim = log.read_text().split()[0]
+            victim = log.read_text().splitlines()[-1].split()[0]  # the one that has the device
             os.kill(int(victim), signal.SIGKILL)
             out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
