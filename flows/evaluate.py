@@ -29,6 +29,8 @@ from prefect import flow, get_run_logger  # noqa: E402 - the path comes first, h
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
+from flows.comparison import compare_all  # noqa: E402
+from flows.extraction import extract_all  # noqa: E402
 from flows.parameters import Configuration  # noqa: E402
 from flows.runners import in_flight, require  # noqa: E402
 from flows.session import (  # noqa: E402
@@ -40,7 +42,7 @@ from flows.session import (  # noqa: E402
     quiet_server,
     wait_until_recorded,
 )
-from flows.steps import Work, compare_all, extract_all  # noqa: E402
+from flows.work import Work  # noqa: E402
 from simet_cache import stopping  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402

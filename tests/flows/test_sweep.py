@@ -284,7 +284,7 @@ class TestFailures:
             return original(path)
 
         monkeypatch.setattr(folders, "read_image", flaky)
-        monkeypatch.setattr("flows.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
+        monkeypatch.setattr("flows.work.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
         first, second = table_of(swept(config)).datasets
         assert first.measured
         assert tried["checkpoint-0000/0002.png"] == 2
