@@ -108,28 +108,52 @@ def extract_to_store(
     with store.lock(key):
         if not force and (found := _extracted_meanwhile(store, dataset, key, source, skip=skip, shard_of=shard_of)):
             return found
-        ordered = in_key_order(dataset)
-        with turn(), devices.taken(names) as device:
-            started = time.perf_counter()
-            features, bad = extract(ordered, config=config, device=device, skip=skip, name=name)
-            seconds = time.perf_counter() - started
-        if not len(features) and (shard_of is None or not bad):
-            first = f"; the first: {bad[0][1]}" if bad else ""
-            raise DatasetError(f"none of the {len(ordered)} images of {name} can be read{first}")
-        log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
-        details: dict[str, Any] = {
-            "extractor": {**source.extractor, "device": device, "libraries": _libraries()},
-            "seconds": round(seconds, 3),
-            "images_per_second": round(len(features) / seconds, 2),
-        }
-        _, good_source, skipped = without_bad(store, key, ordered, source, bad, name=name)
-        good_key = key_of(good_source) if skipped else key
-        if not len(features):
-            return _nothing(store, good_key)
-        if skipped:
-            details["skipped"] = [asdict(image) for image in skipped]
-        details |= pieces.said_of_shard(store, good_key, shard_of)
-        return store.keep(good_key, features, source=good_source, **details)
+        with turn(), devices.taken(names) as device:  # until all is stored: a kill shall cost one dataset, and not two
+            return _extracted(
+                store,
+                key,
+                in_key_order(dataset),
+                source,
+                config=config,
+                device=device,
+                skip=skip,
+                name=name,
+                shard_of=shard_of,
+            )
+
+
+def _extracted(
+    store: FeatureStore,
+    key: str,
+    ordered: Any,
+    source: Source,
+    *,
+    config: ExtractorConfig,
+    device: str,
+    skip: bool,
+    name: str,
+    shard_of: str | None,
+) -> FeatureSet:
+    started = time.perf_counter()
+    features, bad = extract(ordered, config=config, device=device, skip=skip, name=name)
+    seconds = time.perf_counter() - started
+    if not len(features) and (shard_of is None or not bad):
+        first = f"; the first: {bad[0][1]}" if bad else ""
+        raise DatasetError(f"none of the {len(ordered)} images of {name} can be read{first}")
+    log.info("%s: %d images in %.1f s (%.1f images/s)", name, len(features), seconds, len(features) / seconds)
+    details: dict[str, Any] = {
+        "extractor": {**source.extractor, "device": device, "libraries": _libraries()},
+        "seconds": round(seconds, 3),
+        "images_per_second": round(len(features) / seconds, 2),
+    }
+    _, good_source, skipped = without_bad(store, key, ordered, source, bad, name=name)
+    good_key = key_of(good_source) if skipped else key
+    if not len(features):
+        return _nothing(store, good_key)
+    if skipped:
+        details["skipped"] = [asdict(image) for image in skipped]
+    details |= pieces.said_of_shard(store, good_key, shard_of)
+    return store.keep(good_key, features, source=good_source, **details)
 
 
 def _extracted_meanwhile(

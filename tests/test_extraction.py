@@ -375,7 +375,7 @@ def test_key_turn_device(store: FeatureStore, tmp_path: Path, monkeypatch: pytes
     keep = store.keep
     monkeypatch.setattr(store, "keep", lambda *a, **b: (events.append("stored"), keep(*a, **b))[1])
     found = run(store, dataset, turn=turn)
-    expected = ["turn, key held", "device", "device free", "turn over", "stored"]
+    expected = ["turn, key held", "device", "stored", "device free", "turn over"]
     assert events == expected
     assert run(store, dataset, turn=turn) == found
     assert events == expected
