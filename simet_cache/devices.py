@@ -158,7 +158,7 @@ def _folder() -> Iterator[int]:
     Raises:
         OSError: It cannot be made, or is not this user's alone.
     """
-    path = Path(tempfile.gettempdir()) / f"simet-cache-{os.getuid()}"
+    path = _place()
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -169,6 +169,10 @@ def _folder() -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _place() -> Path:
+    return Path(tempfile.gettempdir()) / f"simet-cache-{os.getuid()}"
 
 
 def _file_name(device: str) -> str:

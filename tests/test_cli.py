@@ -317,7 +317,7 @@ def fill(config: Path) -> FeatureStore:
     loaded = load_config(config)
     store = store_of(loaded)
     for one in (loaded.reference, *loaded.datasets):
-        planned = plan(one, loaded, store)
+        planned = plan(one, loaded.all_extractors[0], loaded, store)
         store.put(planned.key, np.ones((len(planned.dataset), 3), np.float32), source=planned.source)
     return store
 
@@ -379,7 +379,7 @@ def test_explain_does_not_count_as_use(config: Path, document: Callable[..., Any
     from simet_cache.skipped import SkippedImage, remember_skipped
 
     loaded = load_config(config)
-    planned = plan(loaded.reference, loaded, store)
+    planned = plan(loaded.reference, loaded.all_extractors[0], loaded, store)
     remember_skipped(store, planned.key, [1], [SkippedImage("0001.png", "bad")], planned.source)
     store.path(planned.key).write_bytes(b"damage")
     before = {path: path.stat().st_mtime_ns for path in store.cache_dir.rglob("*")}

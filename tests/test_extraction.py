@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
-from simet_cache import extraction, locks, stopping
+from simet_cache import devices, extraction, locks, stopping
 from simet_cache.config import ExtractorConfig
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import (
@@ -74,7 +73,7 @@ class Reads:
 @pytest.fixture(autouse=True)
 def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Tiny]]:
     """Every model built during a test, in place of real ones."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other extractions of this machine have the device locked
+    monkeypatch.setattr(devices, "_place", lambda: tmp_path / "devices")  # others on this machine have theirs locked
     models: list[Tiny] = []
 
     def build() -> Tiny:

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from simet_cache import codec, extraction, locks, mirror, stopping
+from simet_cache import codec, devices, extraction, locks, mirror, stopping
 from simet_cache.config import ExtractorConfig
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import DamagedShardError, DatasetError, ImageReadError, StaleEntryError, StoppedError
@@ -65,7 +65,7 @@ def images_seen() -> int:
 
 @pytest.fixture(autouse=True)
 def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other extractions of this machine have the device locked
+    monkeypatch.setattr(devices, "_place", lambda: tmp_path / "devices")  # others on this machine have theirs locked
     monkeypatch.setattr(
         extraction, "make_extractor", lambda config: Extractor(SUFFIX, pil_to_tensor, lambda: Tiny().eval(), IDENTITY)
     )

@@ -275,19 +275,19 @@ def test_a_damaged_manifest_that_was_mended_meanwhile(tmp_path, monkeypatch):
 
 def test_a_handle_on_features_that_were_replaced_moves_nothing(tmp_path):
     """A measurement that comes late: what is there now is another run's, and good."""
+    from simet_cache.comparisons import Rows, opened
     from simet_cache.errors import DamagedEntryError
-    from tasks.metrics import _opened
 
     store = FeatureStore(tmp_path)
     old = store.put(KEY, OLD)
     new = store.put(KEY, NEW)
     with pytest.raises(DamagedEntryError, match="was replaced during this run, by another one; run again"):
-        _opened(old, "real", None, "cpu")
+        opened(Rows("late", old), "real", device="cpu")
     assert np.array_equal(new.load(), NEW)
     store.remove(KEY)
     store.path(KEY).unlink()
     with pytest.raises(DamagedEntryError, match="was removed during this run; the next one extracts it again"):
-        _opened(new, "real", None, "cpu")
+        opened(Rows("late", new), "real", device="cpu")
 
 
 def test_a_service_whose_entry_is_replaced_returns_what_it_computed(tmp_path, monkeypatch):
