@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.evaluate import EXAMPLE, ROOT, evaluate, main
+from flows.evaluate import EXAMPLE, ROOT, NotPassedError, evaluate, main
 from simet_cache import EvaluationConfig, FeatureSet, load_config
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.key import feature_key
@@ -61,8 +61,8 @@ def run_flow(config: dict[str, Any]) -> Any:
 
 
 def results_of(state: Any) -> EvaluationResults:
-    data = state.data
-    return getattr(data, "result", data)
+    data = getattr(state.data, "result", state.data)
+    return data.result if isinstance(data, NotPassedError) else data
 
 
 def table_of(state: Any) -> Table:

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 
-from flows.evaluate import ROOT, evaluate, main
+from flows.evaluate import ROOT, NotPassedError, evaluate, main
 from flows.session import wait_until_recorded
 from simet_cache import EvaluationConfig, FeatureStore
 from simet_cache import comparisons as comparing
@@ -83,7 +83,8 @@ def swept(config: dict[str, Any]) -> Any:
 
 
 def results_of(state: Any) -> EvaluationResults:
-    return getattr(state.data, "result", state.data)
+    data = getattr(state.data, "result", state.data)
+    return data.result if isinstance(data, NotPassedError) else data
 
 
 def table_of(state: Any) -> Table:
