@@ -516,7 +516,8 @@ class TestCommand:
         rest = process.stderr.read()
         assert process.wait(timeout=60) == code, rest
         assert "Error logging to API" not in rest
-        assert ("the next run goes on from there" in rest) == (sent is signal.SIGINT)
+        assert f"stopped by {'Ctrl-C' if sent is signal.SIGINT else 'SIGTERM'}" in rest
+        assert "the next run goes on from there" in rest
         assert len(list((project / "cache" / "features").glob("*.pkl"))) == 1
         assert not list((project / "cache" / "features").glob(".*.tmp"))
 
