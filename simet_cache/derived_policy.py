@@ -23,7 +23,7 @@ from simet_cache.comparisons import summary_recipes
 from simet_cache.derived import Derived, Kind, results_folder
 from simet_cache.errors import MetricError
 from simet_cache.metrics import resolve
-from simet_cache.records import FeatureResultSerializer, Results, keep
+from simet_cache.records import FeatureResultSerializer, keep, take_over
 
 NOTHING_FAILED: dict[str, Any] = {}
 
@@ -123,13 +123,8 @@ class DerivedCachePolicy(CachePolicy):
         if not needed:
             return None
         key = hashlib.md5("\n".join(map(" ".join, needed)).encode(), usedforsecurity=False).hexdigest()
-        if task_ctx is not None:  # as FeatureCachePolicy does
-            records = DerivedRecords.of(self.cache_dir, key, needed)
-            store = task_ctx.result_store
-            store.metadata_storage = records
-            store.result_storage = Results.of(records)
-            store.serializer = FeatureResultSerializer()
-            store.cache_result_in_memory = False
+        if task_ctx is not None:
+            take_over(task_ctx, DerivedRecords.of(self.cache_dir, key, needed))
         return key
 
     def __add__(self, other: CachePolicy) -> CachePolicy:

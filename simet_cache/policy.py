@@ -25,7 +25,7 @@ from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
 from simet_cache.loaders import expected_rows, loader_key, loader_source
 from simet_cache.manifest import Source
-from simet_cache.records import FeatureResultSerializer, Records, Results, Wanted
+from simet_cache.records import Records, Wanted, take_over
 from simet_cache.sources import source_of
 from simet_cache.store import FeatureStore
 
@@ -86,13 +86,7 @@ class FeatureCachePolicy(CachePolicy):
                 get_run_logger(task_ctx).warning("This task has no cache key: %s", error)
             return None
         if task_ctx is not None:
-            # A policy can say where Prefect keeps its records, but not its results; the run's own result store can.
-            records = Records.of(self.store, wanted)
-            store = task_ctx.result_store
-            store.metadata_storage = records
-            store.result_storage = Results.of(records)
-            store.serializer = FeatureResultSerializer()
-            store.cache_result_in_memory = False
+            take_over(task_ctx, Records.of(self.store, wanted))
         return wanted.key
 
     def wanted(self, inputs: dict[str, Any]) -> Wanted:
