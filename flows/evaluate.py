@@ -100,7 +100,8 @@ def _measured(config: EvaluationConfig) -> EvaluationResults:
     store.catch_up()
     sweep = plan_sweep(config, store)
     get_run_logger().info("\n".join(sweep.lines()))
-    with in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew:
+    runner, places = config.task_runner, config.max_in_flight
+    with in_flight(runner, places, on_stop=stopping.request, listening=stopping.listening) as crew:
         work = Work(config, store, crew)
         found = extract_all(sweep, work)
         tables = compare_all(sweep, found, work)

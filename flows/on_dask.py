@@ -24,8 +24,9 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
-from flows.runners import GRACE, Engine, Hearing, TaskRunnerConfig
+from flows.runners import GRACE, Engine, Hearing
 from flows.session import give_up_on, quiet_logs, send_records, server_for_workers
+from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import ConfigError
 
 

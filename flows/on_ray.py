@@ -16,8 +16,9 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
-from flows.runners import GRACE, Engine, Hearing, TaskRunnerConfig
+from flows.runners import GRACE, Engine, Hearing
 from flows.session import give_up_on, server_for_workers
+from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    with in_flight(config, on_stop=stopping.request, listening=stopping.listening) as crew:
+    with in_flight(config.task_runner, 8, on_stop=stopping.request, listening=stopping.listening) as crew:
         futures = [crew.submit(extract_features, dataset=dataset, ...) for dataset in datasets]
         ...
 
@@ -11,12 +11,13 @@ A flow's decorator cannot know which runner its configuration asks for, so the r
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import Task
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture
@@ -24,9 +25,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.callables import get_call_parameters
 
 from flows.session import give_up_on
+from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import ConfigError
 
 GRACE = 5.0  # seconds that task runs have to end once they were told to
+_M_ARENA_MAX = -8  # in glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,6 @@ class Hearing:
 
     on_stop: Callable[[], None]
     listening: Callable[[], AbstractContextManager[None]]
-
-
-class TaskRunnerConfig(Protocol):
-    """Which runner: ``threads``, ``dask`` or ``ray``, at which address, with how many workers."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def address(self) -> str | None: ...  # noqa: D102
-    @property
-    def workers(self) -> int | None: ...  # noqa: D102
-
-
-class InFlightConfig(Protocol):
-    """What of an ``EvaluationConfig`` is needed here."""
-
-    @property
-    def task_runner(self) -> TaskRunnerConfig: ...  # noqa: D102
-    @property
-    def max_in_flight(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -87,7 +70,7 @@ class Crew:
         self.unfinished: set[PrefectFuture[Any]] = set()
 
     def submit(self, task: Task[..., Any], /, **parameters: Any) -> PrefectFuture[Any]:
-        """Start a task run; while ``max_in_flight`` are unfinished, wait until one of them, whichever it is, ends.
+        """Start a task run; while all places are taken, wait until one of them, whichever it is, ends.
 
         Raises:
             RuntimeError: The ``with`` block has been left.
@@ -125,18 +108,20 @@ def _nothing() -> None:
 
 @contextmanager
 def in_flight(
-    config: InFlightConfig,
+    runner: TaskRunnerConfig,
+    places: int,
     *,
     on_stop: Callable[[], None] = _nothing,
     listening: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Crew]:
-    """Start the configured task runner, for the body of a flow.
+    """Start a task runner, for the body of a flow.
 
     Left as usual, it waits for every task run. Left by an exception, be it Ctrl-C or SIGTERM, it cancels what has not
     begun, gives the rest a few seconds to end, and leaves.
 
     Args:
-        config: The evaluation: ``task_runner`` and ``max_in_flight``.
+        runner: Which one.
+        places: How many task runs may be unfinished at a time.
         on_stop: Makes the tasks that are running in a process end soon.
         listening: Makes what ``on_stop`` said before void, as it is entered. Both are functions of a module: on a
             cluster they are called in its workers.
@@ -144,8 +129,8 @@ def in_flight(
     Raises:
         ConfigError: The runner is not installed, or cannot be reached.
     """
-    with _started(config, Hearing(on_stop, listening)) as engine:
-        crew = Crew(engine, config.max_in_flight)
+    with _started(runner, places, Hearing(on_stop, listening)) as engine:
+        crew = Crew(engine, places)
         try:
             yield crew
             crew.wait()
@@ -166,10 +151,9 @@ def require(runner: TaskRunnerConfig) -> None:
     _module(runner.kind)
 
 
-def _started(config: InFlightConfig, hearing: Hearing) -> AbstractContextManager[Engine]:
-    runner = config.task_runner
+def _started(runner: TaskRunnerConfig, places: int, hearing: Hearing) -> AbstractContextManager[Engine]:
     if runner.kind == "threads":
-        return _threads(runner.workers or config.max_in_flight, hearing)
+        return _threads(runner.workers or places, hearing)
     started: AbstractContextManager[Engine] = _module(runner.kind).started(runner, hearing)
     return started
 
@@ -193,6 +177,7 @@ def _module(kind: str) -> Any:
 
 @contextmanager
 def _threads(workers: int, hearing: Hearing) -> Iterator[Engine]:
+    _share_one_heap()
     with ExitStack() as stack:
         runner: ThreadPoolTaskRunner[Any] = stack.enter_context(ThreadPoolTaskRunner(max_workers=workers))
 
@@ -211,3 +196,13 @@ def _threads(workers: int, hearing: Hearing) -> Iterator[Engine]:
                 give_up_on(running[one] for one in left)
 
         yield Engine(submit, stop)
+
+
+def _share_one_heap() -> None:
+    """Have threads that begin from now on share one heap.
+
+    By default glibc gives each a heap of its own, in which stays what the thread has freed. Tasks compute by turns, so
+    that eight threads would hold eight times what one of them needs.
+    """
+    with suppress(OSError, AttributeError):  # other systems have other ways
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

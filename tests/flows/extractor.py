@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from prefect.utilities.annotations import NotSet
 
 from flows.runners import in_flight, require
 from flows.session import STOPPED, cancelled, ended_by_sigterm, left, quiet_server, wait_until_recorded
-from simet_cache.config import ExtractorConfig
+from simet_cache.config import ExtractorConfig, TaskRunnerConfig
 from simet_cache.extractors import make_extractor
 from simet_cache.policy import FeatureCachePolicy
 from simet_cache.sources import source_of
@@ -31,28 +30,15 @@ from simet_cache.store import FeatureStore
 from tasks.features import extract_features
 
 
-@dataclass(frozen=True)
-class Runner:
-    kind: str
-    address: str | None
-    workers: int | None
-
-
-@dataclass(frozen=True)
-class Config:
-    task_runner: Runner
-    max_in_flight: int
-
-
 @flow(name="extractor", persist_result=False)
 def extractor(wanted: dict[str, Any]) -> Any:
-    config = Config(Runner(wanted["kind"], wanted.get("address"), wanted.get("workers")), 4)
+    runner = TaskRunnerConfig(kind=wanted["kind"], address=wanted.get("address"), workers=wanted.get("workers"))
     store = FeatureStore(wanted["cache"])
     model = ExtractorConfig(name="resnet18", weights="random", image_size=32, batch_size=16, **wanted.get("model", {}))
     suffix, batch_size = make_extractor(model).suffix, model.batch_size
     futures = {}
     try:
-        with in_flight(config, on_stop=watched.request, listening=watched.listening) as crew:
+        with in_flight(runner, 4, on_stop=watched.request, listening=watched.listening) as crew:
             for folder in wanted["folders"]:
                 dataset = watched.Watched(folder, transform=make_extractor(model).transform)
                 dataset.log, dataset.seconds = wanted["log"], wanted.get("seconds", 0.0)
@@ -79,7 +65,7 @@ def extractor(wanted: dict[str, Any]) -> Any:
 
 def main() -> int:
     wanted = json.loads(sys.argv[1])
-    require(Runner(wanted["kind"], None, None))
+    require(TaskRunnerConfig(kind=wanted["kind"]))
     with ended_by_sigterm(), quiet_server():
         state = extractor(wanted, return_state=True)
         wait_until_recorded(state.state_details.flow_run_id, last=None)

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,22 +23,10 @@ from prefect.states import Completed
 
 from flows.runners import in_flight
 from flows.session import STOPPED, cancelled, ended_by_sigterm, left, quiet_server, wait_until_recorded
+from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import SimetCacheError
 
 stopping = threading.Event()
-
-
-@dataclass(frozen=True)
-class Runner:
-    kind: str = "threads"
-    address: str | None = None
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    task_runner: Runner = Runner()
-    max_in_flight: int = 3
 
 
 class StoppedError(SimetCacheError):
@@ -63,7 +50,7 @@ def report() -> None:
 @flow(name="sleeper", persist_result=False)
 def sleeper(folder: str, deaf: bool = False) -> State[int]:
     try:
-        with in_flight(Config(), on_stop=stopping.set) as crew:
+        with in_flight(TaskRunnerConfig(), 3, on_stop=stopping.set) as crew:
             for number in range(8):
                 crew.submit(sleep, number=number, folder=folder, deaf=deaf)
     except STOPPED as stop:

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.evaluate import EXAMPLE, ROOT, NotPassedError, evaluate, main
-from simet_cache import EvaluationConfig, FeatureSet, load_config
+from flows.evaluate import EXAMPLE, ROOT, evaluate, main
+from simet_cache import FeatureSet, load_config
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.key import feature_key
-from simet_cache.report.results import EvaluationResults, Table
+from tests.flows.evaluated import evaluated, results_of, table_of
 
 SCRIPT = ROOT / "flows" / "evaluate.py"
 SMALL = {"name": "resnet18", "weights": "random", "image_size": 32}
@@ -42,44 +42,15 @@ def config(tmp_path: Path, images: Callable[..., Path]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every image that is read."""
-    read: list[str] = []
-    original = FolderDataset.__getitem__
-
-    def counted(self: FolderDataset, index: int) -> Any:
-        read.append(self.files[index])
-        return original(self, index)
-
-    monkeypatch.setattr(FolderDataset, "__getitem__", counted)
-    return read
-
-
-def run_flow(config: dict[str, Any]) -> Any:
-    return evaluate(EvaluationConfig.model_validate(config), return_state=True)
-
-
-def results_of(state: Any) -> EvaluationResults:
-    data = getattr(state.data, "result", state.data)
-    return data.result if isinstance(data, NotPassedError) else data
-
-
-def table_of(state: Any) -> Table:
-    """Of a configuration with one reference and one extractor."""
-    (table,) = results_of(state).tables
-    return table
-
-
 @pytest.mark.usefixtures("prefect_server")
 class TestFlow:
     def test_a_second_run_reads_no_image_and_says_the_same(
         self, config: dict[str, Any], images_read: list[str]
     ) -> None:
-        first = table_of(run_flow(config))
+        first = table_of(evaluated(config))
         assert len(images_read) == 36
         assert [one.cached for one in first.datasets] == [False, False]
-        second = table_of(run_flow(config))
+        second = table_of(evaluated(config))
         assert len(images_read) == 36
         assert second.reference.cached
         assert [one.cached for one in second.datasets] == [True, True]
@@ -88,27 +59,27 @@ class TestFlow:
     def test_images_that_changed_are_extracted_again(
         self, config: dict[str, Any], tmp_path: Path, images: Callable[..., Path], images_read: list[str]
     ) -> None:
-        before = table_of(run_flow(config))
+        before = table_of(evaluated(config))
         images("other", seed=9)
         for name in ("0003.png", "0007.png"):
             shutil.copy(tmp_path / "other" / name, tmp_path / "a" / name)
-        refused = table_of(run_flow({**config, "on_stale": "error"}))
+        refused = table_of(evaluated({**config, "on_stale": "error"}))
         assert "are stale: the images have changed since (0003.png" in str(refused.datasets[0].error)
         assert refused.datasets[1].error is None
-        reused = table_of(run_flow({**config, "on_stale": "reuse"}))
+        reused = table_of(evaluated({**config, "on_stale": "reuse"}))
         assert reused.datasets[0].cached
         assert len(images_read) == 36
-        after = table_of(run_flow(config))
+        after = table_of(evaluated(config))
         assert len(images_read) == 48
         assert [one.cached for one in after.datasets] == [False, True]
         assert after.datasets[0].plain_values() != before.datasets[0].plain_values()
-        assert table_of(run_flow(config)).datasets[0].cached
+        assert table_of(evaluated(config)).datasets[0].cached
 
     def test_a_full_disk_costs_the_cache_and_not_the_results(
         self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, images_read: list[str], tmp_path: Path
     ) -> None:
         expected = [
-            one.plain_values() for one in table_of(run_flow({**config, "cache_dir": str(tmp_path / "x")})).datasets
+            one.plain_values() for one in table_of(evaluated({**config, "cache_dir": str(tmp_path / "x")})).datasets
         ]
         real = tempfile.mkstemp
 
@@ -118,24 +89,24 @@ class TestFlow:
             return real(*arguments, **options)
 
         monkeypatch.setattr(tempfile, "mkstemp", full)
-        state = run_flow(config)
+        state = evaluated(config)
         results = table_of(state)
         assert results_of(state).passed
         assert [one.extraction_seconds for one in results.datasets] == [None, None]
         assert [one.plain_values() for one in results.datasets] == expected
         assert not any(one.cached for one in results.datasets)
         monkeypatch.undo()
-        assert not any(one.cached for one in table_of(run_flow(config)).datasets)
+        assert not any(one.cached for one in table_of(evaluated(config)).datasets)
 
     def test_flipped_bits_are_found_by_a_full_check(self, config: dict[str, Any], images_read: list[str]) -> None:
-        first = table_of(run_flow(config)).datasets[0].features
+        first = table_of(evaluated(config)).datasets[0].features
         assert first is not None
         path = Path(first.path)
         status, content = path.stat(), bytearray(path.read_bytes())
         content[200] ^= 1
         path.write_bytes(content)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        again = table_of(run_flow({**config, "verify": "full"}))
+        again = table_of(evaluated({**config, "verify": "full"}))
         assert [one.cached for one in again.datasets] == [False, True]
         assert again.datasets[0].features == first
 
@@ -143,35 +114,35 @@ class TestFlow:
         self, config: dict[str, Any], tmp_path: Path, images_read: list[str]
     ) -> None:
         remote = f"file://{tmp_path}/remote"
-        run_flow({**config, "remote": remote})
-        elsewhere = table_of(run_flow({**config, "remote": remote, "cache_dir": str(tmp_path / "elsewhere" / "x")}))
+        evaluated({**config, "remote": remote})
+        elsewhere = table_of(evaluated({**config, "remote": remote, "cache_dir": str(tmp_path / "elsewhere" / "x")}))
         assert len(images_read) == 36
         assert elsewhere.reference.cached
         assert [one.cached for one in elsewhere.datasets] == [True, True]
 
     def test_force_recompute_reads_every_image_again(self, config: dict[str, Any], images_read: list[str]) -> None:
-        run_flow(config)
-        state = run_flow({**config, "force_recompute": True})
+        evaluated(config)
+        state = evaluated({**config, "force_recompute": True})
         assert state.is_completed()
         assert len(images_read) == 72
         assert not any(one.cached for one in table_of(state).datasets)
 
     def test_removed_features_alone_are_extracted_again(self, config: dict[str, Any], images_read: list[str]) -> None:
-        gone = table_of(run_flow(config)).datasets[1].features
+        gone = table_of(evaluated(config)).datasets[1].features
         assert gone is not None
         Path(gone.path).unlink()
-        again = table_of(run_flow(config))
+        again = table_of(evaluated(config))
         assert len(images_read) == 48
         assert [one.cached for one in again.datasets] == [True, False]
 
     def test_equal_feature_sets_are_extracted_once(self, config: dict[str, Any], images_read: list[str]) -> None:
         config["datasets"] = [{"name": name, "path": config["datasets"][0]["path"]} for name in ("x", "y", "z")]
-        results = table_of(run_flow({**config, "force_recompute": True}))
+        results = table_of(evaluated({**config, "force_recompute": True}))
         assert len(images_read) == 24
         assert len({json.dumps(one.plain_values()) for one in results.datasets}) == 1
 
     def test_keys_are_the_documented_ones(self, config: dict[str, Any]) -> None:
-        results = table_of(run_flow(config))
+        results = table_of(evaluated(config))
         folder = FolderDataset(config["datasets"][0]["path"])
         assert results.datasets[0].suffix == "resnet18_random0_32px"
         assert results.datasets[0].features is not None
@@ -181,7 +152,7 @@ class TestFlow:
         (tmp_path / "a" / "0005.png").write_bytes(b"no image")
         (tmp_path / "empty").mkdir()
         config["datasets"].append({"path": str(tmp_path / "empty")})
-        state = run_flow(config)
+        state = evaluated(config)
         assert state.is_failed()
         assert "1 of 3 datasets measured" in state.message
         a, b, empty = table_of(state).datasets
@@ -197,10 +168,10 @@ class TestFlow:
     ) -> None:
         (tmp_path / "a" / "0005.png").write_bytes(b"no image")
         config["on_bad_image"] = "skip"
-        first = table_of(run_flow(config)).datasets[0]
+        first = table_of(evaluated(config)).datasets[0]
         read = len(images_read)
-        second = table_of(run_flow(config)).datasets[0]
-        assert set(images_read[read:]) == {"0005.png"}  # still bad, as the plan and the task find
+        second = table_of(evaluated(config)).datasets[0]
+        assert set(images_read[read:]) == {"a/0005.png"}  # still bad, as the plan and the task find
         assert (first.cached, second.cached) == (False, True)
         for one in (first, second):
             assert one.features is not None
@@ -211,7 +182,7 @@ class TestFlow:
         self, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "real" / "0000.png").write_bytes(b"no image")
-        state = run_flow(config)
+        state = evaluated(config)
         assert state.is_failed()
         assert str(tmp_path / "real" / "0000.png") in capsys.readouterr().out
         assert all(one.error == "the reference has no features" for one in table_of(state).datasets)
@@ -224,7 +195,7 @@ class TestFlow:
             "recall": {"lower_bound": 0.0, "upper_bound": 1.0},
             "precision": {"lower_bound": 2.0, "datasets": ["b*"]},
         }
-        state = run_flow(config)
+        state = evaluated(config)
         assert state.is_failed()
         assert "2 of 2 datasets measured; 2 of 5 restraints hold" in state.message
         written = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -238,7 +209,7 @@ class TestFlow:
         ]
 
     def test_results_hold_what_it_takes_to_trust_them(self, config: dict[str, Any], tmp_path: Path) -> None:
-        run_flow({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
+        evaluated({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
         written = json.loads((tmp_path / "results" / "results.json").read_text())
         value = written["tables"][0]["datasets"][0]["values"]["precision"]
         assert (value["version"], value["parameters"], value["n_real"], value["n_synth"]) == (1, {"k": 5}, 12, 12)
@@ -269,7 +240,7 @@ class TestFlow:
             one["classes"] = True
         config |= {"metrics": ["kid", "tstr"], "per_class": True, "intervals": True, "on_bad_image": "skip"}
         for _ in range(2):  # extracted, and cached
-            results = table_of(run_flow(config))
+            results = table_of(evaluated(config))
             written = json.loads((tmp_path / "results" / "results.json").read_text())
             a = results.datasets[0]
             assert a.error is None
@@ -286,15 +257,15 @@ class TestFlow:
 
     def test_cached_features_are_measured_where_there_is_no_device_like_theirs(self, config: dict[str, Any]) -> None:
         config["metrics"] = ["fid", "precision"]
-        before = table_of(run_flow(config)).datasets
+        before = table_of(evaluated(config)).datasets
         shutil.rmtree(Path(config["cache_dir"]) / "values")
-        elsewhere = table_of(run_flow({**config, "extractor": {**SMALL, "device": "cuda:99"}})).datasets
+        elsewhere = table_of(evaluated({**config, "extractor": {**SMALL, "device": "cuda:99"}})).datasets
         assert [one.cached for one in elsewhere] == [True, True]
         assert [one.plain_values() for one in elsewhere] == [one.plain_values() for one in before]
 
     def test_a_metric_that_cannot_be_had_fails_alone(self, config: dict[str, Any], images: Callable[..., Path]) -> None:
         config["datasets"] = [{"path": str(images("few", 3, seed=5))}, config["datasets"][0]]
-        state = run_flow({**config, "metrics": ["fid", "roc_auc"]})
+        state = evaluated({**config, "metrics": ["fid", "roc_auc"]})
         assert state.is_failed()
         few, a = table_of(state).datasets
         assert set(few.values) == {"fid"}
@@ -302,7 +273,7 @@ class TestFlow:
         assert set(a.values) == {"fid", "roc_auc"}
 
     def test_the_table_is_published_as_an_artifact(self, config: dict[str, Any]) -> None:
-        run_flow(config)
+        evaluated(config)
         with get_client(sync_client=True) as client:
             artifacts = client._client.post("/artifacts/latest/filter", json={}).json()
         markdown = next(one["data"] for one in artifacts if one["key"] == "evaluation")
@@ -310,9 +281,9 @@ class TestFlow:
         assert "PASS" in markdown
 
     def test_workers_decode_images(self, config: dict[str, Any]) -> None:
-        plain = table_of(run_flow(config)).datasets[0]
+        plain = table_of(evaluated(config)).datasets[0]
         config["extractor"] = {**config["extractor"], "workers": 2}
-        again = table_of(run_flow({**config, "force_recompute": True})).datasets[0]
+        again = table_of(evaluated({**config, "force_recompute": True})).datasets[0]
         assert again.error is None
         assert plain.features is not None
         assert again.features is not None
@@ -321,7 +292,7 @@ class TestFlow:
     def test_features_that_are_damaged_after_they_were_found_are_extracted_by_the_next_run(
         self, config: dict[str, Any], images_read: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        damaged = table_of(run_flow(config)).datasets[0].features
+        damaged = table_of(evaluated(config)).datasets[0].features
         assert damaged is not None
         load = FeatureSet.load
 
@@ -332,10 +303,10 @@ class TestFlow:
             return load(self, **options)
 
         monkeypatch.setattr(FeatureSet, "load", truncated)
-        a, b = table_of(run_flow({**config, "metrics": ["vendi"]})).datasets
+        a, b = table_of(evaluated({**config, "metrics": ["vendi"]})).datasets
         assert "the next run extracts it again" in str(a.error)
         assert b.error is None
-        again = table_of(run_flow(config)).datasets[0]
+        again = table_of(evaluated(config)).datasets[0]
         assert again.features == damaged
 
     def test_parameters_may_come_as_plain_values_from_a_deployment(self, config: dict[str, Any]) -> None:

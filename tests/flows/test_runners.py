@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,14 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from flows.runners import in_flight, require
+from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRACTOR = ROOT / "tests" / "flows" / "extractor.py"
 
 
-@dataclass(frozen=True)
-class Runner:
-    kind: str = "threads"
-    address: str | None = None
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    max_in_flight: int
-    task_runner: Runner = Runner()
+THREADS = TaskRunnerConfig()
 
 
 @task
@@ -67,7 +58,7 @@ class TestInFlight:
         releases, begun = [threading.Event() for _ in range(4)], []
 
         def body() -> None:
-            with in_flight(Config(2)) as crew:
+            with in_flight(THREADS, 2) as crew:
                 futures = [crew.submit(hold, release=releases[n], begun=begun, number=n) for n in range(2)]
                 until(lambda: len(begun) == 2)
                 rest = threading.Thread(
@@ -97,7 +88,7 @@ class TestInFlight:
             ended.append(number)
 
         def body() -> None:
-            with in_flight(Config(8)) as crew:
+            with in_flight(THREADS, 8) as crew:
                 for number in range(5):
                     crew.submit(slow, number=number)
             assert sorted(ended) == [0, 1, 2, 3, 4]
@@ -112,7 +103,7 @@ class TestInFlight:
             raise ValueError("no")
 
         def body() -> list[str]:
-            with in_flight(Config(1)) as crew:
+            with in_flight(THREADS, 1) as crew:
                 futures = [crew.submit(fail) for _ in range(3)]
                 for future in futures:
                     future.wait()
@@ -126,7 +117,7 @@ class TestInFlight:
             return a + b
 
         def body() -> tuple[int, str]:
-            with in_flight(Config(1)) as crew:
+            with in_flight(THREADS, 1) as crew:
                 future = crew.submit(add, a=1)
                 future.wait()
             until(lambda: recorded(future) is not None)
@@ -139,7 +130,7 @@ class TestInFlight:
         release, begun = threading.Event(), []
 
         def leave() -> None:
-            with in_flight(Config(3, Runner(workers=1)), on_stop=release.set) as crew:
+            with in_flight(TaskRunnerConfig(workers=1), 3, on_stop=release.set) as crew:
                 for number in range(3):
                     crew.submit(hold, release=release, begun=begun, number=number)
                 until(lambda: begun == [0])
@@ -157,7 +148,7 @@ class TestInFlight:
         release, begun, futures = threading.Event(), [], []
 
         def leave() -> None:
-            with in_flight(Config(1)) as crew:
+            with in_flight(THREADS, 1) as crew:
                 futures.append(crew.submit(hold, release=release, begun=begun, number=0))
                 until(lambda: begun == [0])
                 until(lambda: recorded(futures[0]) is not None)
@@ -172,6 +163,39 @@ class TestInFlight:
             assert in_a_flow(body).result() == "Cancelled"
         finally:
             release.set()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library has other heaps")
+def test_threads_do_not_hold_a_heap_each(run: Callable[..., Any], tmp_path: Path) -> None:
+    code = """
+import ctypes, threading
+from flows.runners import in_flight
+from simet_cache.config import TaskRunnerConfig
+
+with in_flight(TaskRunnerConfig(), 4):
+    together = threading.Barrier(6)
+
+    def allocate():
+        kept = [ctypes.create_string_buffer(50_000) for _ in range(20)]
+        together.wait(30)
+        del kept
+
+    threads = [threading.Thread(target=allocate) for _ in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(b"heaps.xml", b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+    before = code.replace("with in_flight(TaskRunnerConfig(), 4):", "if True:")
+    heaps = []
+    for one in (before, code):
+        done = run("-c", one, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        heaps.append((tmp_path / "heaps.xml").read_text().count("<heap nr="))
+    assert heaps[0] - heaps[1] >= 4, heaps
 
 
 def recorded(future: Any) -> Any:
@@ -190,11 +214,11 @@ def test_a_runner_that_is_not_installed_is_one_sentence(
     monkeypatch.setitem(sys.modules, f"{package}.task_runners", None)
     monkeypatch.setitem(sys.modules, {"dask": "dask", "ray": "ray"}[kind], None)
     with pytest.raises(ConfigError, match=rf"pip install 'simet-cache\[{kind}\]'"):
-        require(Runner(kind))
+        require(TaskRunnerConfig(kind=kind))
 
 
 def test_threads_are_always_there() -> None:
-    require(Runner("threads"))
+    require(THREADS)
 
 
 @pytest.fixture

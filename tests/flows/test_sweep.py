@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,15 +18,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 
-from flows.evaluate import ROOT, NotPassedError, evaluate, main
+from flows.evaluate import ROOT, main
 from flows.session import wait_until_recorded
-from simet_cache import EvaluationConfig, FeatureStore
+from simet_cache import FeatureStore
 from simet_cache import comparisons as comparing
 from simet_cache.datasets import folder as folders
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.errors import ImageReadError
 from simet_cache.key import feature_key
-from simet_cache.report.results import EvaluationResults, Table
+from tests.flows.evaluated import evaluated, results_of, table_of
 
 SCRIPT = ROOT / "flows" / "evaluate.py"
 SMALL = {"name": "resnet18", "weights": "random", "image_size": 32, "batch_size": 4}
@@ -51,20 +53,6 @@ def sets(tmp_path: Path, images: Callable[..., Path]) -> Callable[[int], dict[st
 
 
 @pytest.fixture
-def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every image that is read, with its folder."""
-    read: list[str] = []
-    original = FolderDataset.__getitem__
-
-    def counted(self: FolderDataset, index: int) -> Any:
-        read.append(f"{Path(self.root).name}/{self.files[index]}")
-        return original(self, index)
-
-    monkeypatch.setattr(FolderDataset, "__getitem__", counted)
-    return read
-
-
-@pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every metric that is computed of a pair."""
     made: list[str] = []
@@ -76,20 +64,6 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(comparing, "evaluate_each", counted)
     return made
-
-
-def swept(config: dict[str, Any]) -> Any:
-    return evaluate(EvaluationConfig.model_validate(config), return_state=True)
-
-
-def results_of(state: Any) -> EvaluationResults:
-    data = getattr(state.data, "result", state.data)
-    return data.result if isinstance(data, NotPassedError) else data
-
-
-def table_of(state: Any) -> Table:
-    (table,) = results_of(state).tables
-    return table
 
 
 def runs_of(state: Any) -> Iterator[tuple[str, str]]:
@@ -106,9 +80,9 @@ class TestNothingTwice:
     def test_one_more_dataset_costs_one_extraction_and_one_comparison(
         self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
     ) -> None:
-        before = table_of(swept(sets(3)))
+        before = table_of(evaluated(sets(3)))
         assert (len(images_read), len(compared)) == (48, 6)
-        after = table_of(swept(sets(4)))
+        after = table_of(evaluated(sets(4)))
         assert (len(images_read), len(compared)) == (60, 8)
         assert {name.split("/")[0] for name in images_read[48:]} == {"checkpoint-3000"}
         assert [one.plain_values() for one in after.datasets[:3]] == [one.plain_values() for one in before.datasets]
@@ -118,9 +92,9 @@ class TestNothingTwice:
         self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
     ) -> None:
         config = sets(2)
-        swept(config)
+        evaluated(config)
         compared.clear()
-        swept({**config, "metrics": ["precision", "recall", "kid"]})
+        evaluated({**config, "metrics": ["precision", "recall", "kid"]})
         assert compared == ["recall"] * 2
         assert len(images_read) == 36
 
@@ -128,22 +102,22 @@ class TestNothingTwice:
         self, sets: Callable[[int], dict[str, Any]], images_read: list[str], compared: list[str]
     ) -> None:
         config = sets(2)
-        before = table_of(swept(config))
-        after = table_of(swept({**config, "force_recompute": True}))
+        before = table_of(evaluated(config))
+        after = table_of(evaluated({**config, "force_recompute": True}))
         assert (len(images_read), len(compared)) == (72, 4)
         assert [one.plain_values() for one in after.datasets] == [one.plain_values() for one in before.datasets]
 
     def test_a_second_run_ends_cached_throughout(self, sets: Callable[[int], dict[str, Any]]) -> None:
         config = sets(2)
-        swept(config)
-        states = dict(runs_of(swept(config)))
+        evaluated(config)
+        states = dict(runs_of(evaluated(config)))
         assert states.pop("report") == "Completed"
         assert set(states.values()) <= {"Cached"}, states
 
     def test_the_steps_of_checkpoints_are_numbers_and_their_order(
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path
     ) -> None:
-        results = table_of(swept(sets(11)))
+        results = table_of(evaluated(sets(11)))
         assert [one.step for one in results.datasets] == [1000 * number for number in range(11)]
         header, first, *_ = (tmp_path / "results" / "results.csv").read_text().splitlines()
         assert dict(zip(header.split(","), first.split(","), strict=False))["step"] == "0"
@@ -163,7 +137,7 @@ class TestProducts:
             {"reference": "other", "dataset": "checkpoint-0*", "metric": "kid"},
         ]
         config["restraints"] = {"precision": {"lower_bound": 0, "extractors": ["*random0*"]}}
-        state = swept(config)
+        state = evaluated(config)
         results = results_of(state)
         assert [(t.reference.name, t.extractor, len(t.datasets)) for t in results.tables] == [
             ("real", "resnet18_random0_32px", 2),
@@ -182,13 +156,13 @@ class TestProducts:
         real = config.pop("reference")
         config["references"] = [{**real, "name": name} for name in ("one", "two")]
         config["datasets"].append({**real, "name": "itself"})
-        results = results_of(swept(config))
+        results = results_of(evaluated(config))
         assert len(images_read) == 36
         assert [t.datasets[-1].values["precision"].value for t in results.tables] == [1.0, 1.0]
 
     def test_comparisons_share_task_runs_and_runs_stay_few(self, sets: Callable[[int], dict[str, Any]]) -> None:
         config = {**sets(9), "max_in_flight": 1}
-        names = Counter(name.split()[0] for name, _ in runs_of(swept(config)))
+        names = Counter(name.split()[0] for name, _ in runs_of(evaluated(config)))
         assert names == {"extract": 10, "summarise": 1, "measure": 3, "report": 1}
 
 
@@ -197,10 +171,10 @@ class TestShards:
     def test_shards_are_runs_of_their_own_and_leave_the_entry_of_the_whole(
         self, sets: Callable[[int], dict[str, Any]], images_read: list[str], tmp_path: Path
     ) -> None:
-        whole = table_of(swept(sets(2)))
+        whole = table_of(evaluated(sets(2)))
         config = {**sets(2), "shard_size": 5, "cache_dir": str(tmp_path / "sharded" / "features")}
         images_read.clear()
-        state = swept(config)
+        state = evaluated(config)
         sharded = table_of(state)
         assert len(images_read) == 36
         runs = dict(runs_of(state))
@@ -210,30 +184,45 @@ class TestShards:
         assert [one.features.digest for one in sharded.datasets] == [one.features.digest for one in whole.datasets]
         assert [one.plain_values() for one in sharded.datasets] == [one.plain_values() for one in whole.datasets]
         assert len(FeatureStore(config["cache_dir"]).keys()) == 3
-        again = swept(config)
+        again = evaluated(config)
         assert "assemble real" not in dict(runs_of(again))
         assert all(one.cached for one in table_of(again).datasets)
 
     def test_shards_may_be_kept(self, sets: Callable[[int], dict[str, Any]]) -> None:
         config = {**sets(1), "shard_size": 4, "keep_shards": True}
-        swept(config)
-        swept(config)
+        evaluated(config)
+        evaluated(config)
         assert len(FeatureStore(config["cache_dir"]).keys()) == 2 * (1 + 3)
 
     def test_a_shard_that_is_there_is_not_extracted_again(
         self, sets: Callable[[int], dict[str, Any]], images_read: list[str]
     ) -> None:
         config = {**sets(1), "shard_size": 4, "keep_shards": True}
-        swept(config)
+        evaluated(config)
         store = FeatureStore(config["cache_dir"])
         dataset = FolderDataset(config["reference"]["path"])
         store.path(feature_key(dataset, suffix="resnet18_random0_32px", batch_size=4)).unlink()
         images_read.clear()
-        state = swept({**config, "keep_shards": False})
+        state = evaluated({**config, "keep_shards": False})
         assert images_read == []
         runs = dict(runs_of(state))
         assert [runs[f"extract real [{number}/3]"] for number in (1, 2, 3)] == ["Cached"] * 3
         assert runs["assemble real"] == "Completed"
+
+    def test_a_shard_that_is_a_set_of_its_own_too_stays(
+        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], images_read: list[str]
+    ) -> None:
+        big = {"path": str(images("big", 8, seed=5))}
+        seed = next(seed for seed in range(1000) if set(random.Random(seed).sample(range(8), 4)) == {0, 1, 2, 3})
+        part = {**big, "name": "part", "subset": {"size": 4, "seed": seed}}
+        config = {**sets(0), "shard_size": 4, "datasets": [big, part], "metrics": ["kid"]}
+        for read in (20, 20):
+            whole, half = table_of(evaluated(config)).datasets
+            assert len(images_read) == read
+            assert whole.measured
+            assert half.measured
+        assert {whole.features.key, half.features.key} < {*FeatureStore(config["cache_dir"]).keys()}
+        assert len(FeatureStore(config["cache_dir"]).keys()) == 3
 
     def test_a_bad_image_fails_its_dataset_and_keeps_the_other_shards(
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images_read: list[str]
@@ -242,13 +231,13 @@ class TestShards:
         bad = tmp_path / "run" / "checkpoint-1000" / "0005.png"
         good = bad.read_bytes()
         bad.write_bytes(b"no image")
-        state = swept(config)
+        state = evaluated(config)
         first, second = table_of(state).datasets
         assert first.measured
         assert str(bad) in str(second.error)
         bad.write_bytes(good)
         images_read.clear()
-        assert swept(config).is_completed()
+        assert evaluated(config).is_completed()
         assert sorted(images_read) == [f"checkpoint-1000/{number:04d}.png" for number in range(4, 8)]
 
     def test_bad_images_are_left_out_of_shards_as_of_wholes(
@@ -257,10 +246,10 @@ class TestShards:
         config = {**sets(1), "on_bad_image": "skip"}
         for number in (1, 4, 5, 6, 7):  # one of the first shard, all of the second
             (tmp_path / "run" / "checkpoint-0000" / f"{number:04d}.png").write_bytes(b"no image")
-        whole = table_of(swept(config)).datasets[0]
+        whole = table_of(evaluated(config)).datasets[0]
         config |= {"shard_size": 4, "cache_dir": str(tmp_path / "sharded" / "features")}
         for _ in range(2):
-            sharded = table_of(swept(config)).datasets[0]
+            sharded = table_of(evaluated(config)).datasets[0]
             assert sharded.features.key == whole.features.key
             assert sharded.features.digest == whole.features.digest
             assert sharded.skipped == whole.skipped
@@ -286,23 +275,49 @@ class TestFailures:
 
         monkeypatch.setattr(folders, "read_image", flaky)
         monkeypatch.setattr("flows.work.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
-        first, second = table_of(swept(config)).datasets
+        first, second = table_of(evaluated(config)).datasets
         assert first.measured
         assert tried["checkpoint-0000/0002.png"] == 2
         assert "cannot read image" in str(second.error)
         assert tried["checkpoint-1000/0003.png"] == 1
 
+    @pytest.mark.parametrize(("retries", "failed"), [(1, []), (0, ["checkpoint-1000"])])
+    def test_a_comparison_is_tried_again_and_leaves_the_others_of_its_run_alone(
+        self,
+        sets: Callable[[int], dict[str, Any]],
+        monkeypatch: pytest.MonkeyPatch,
+        compared: list[str],
+        retries: int,
+        failed: list[str],
+    ) -> None:
+        tried: Counter[str] = Counter()
+        original = comparing.compare
+
+        def stumbling(derived: Any, comparison: Any, **options: Any) -> Any:
+            tried[comparison.synth.name] += 1
+            if comparison.synth.name == "checkpoint-1000" and tried["checkpoint-1000"] == 1:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return original(derived, comparison, **options)
+
+        monkeypatch.setattr(comparing, "compare", stumbling)
+        monkeypatch.setattr("flows.work.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
+        table = table_of(evaluated({**sets(6), "max_in_flight": 1, "retries": retries}))
+        assert [one.name for one in table.datasets if one.error] == failed
+        assert [one.name for one in table.datasets if not one.measured] == failed
+        assert tried["checkpoint-1000"] == 1 + retries
+        assert len(compared) == 2 * (6 - len(failed))  # what was measured before the second try is not measured again
+
     def test_a_limit_of_prefects_is_taken_by_who_extracts_and_not_by_a_hit(
         self, sets: Callable[[int], dict[str, Any]]
     ) -> None:
         config = {**sets(1), "extraction_limit": "gpus", "retries": 0}
-        refused = table_of(swept(config))
+        refused = table_of(evaluated(config))
         assert "gpus" in str(refused.reference.error)
         with get_client(sync_client=True) as client:
             client._client.post("/v2/concurrency_limits/", json={"name": "gpus", "limit": 1})
-            assert swept(config).is_completed()
+            assert evaluated(config).is_completed()
             client._client.patch("/v2/concurrency_limits/gpus", json={"limit": 0})
-        assert swept(config).is_completed()  # a hit never waits
+        assert evaluated(config).is_completed()  # a hit never waits
 
     def test_a_group_of_comparisons_survives_one_that_cannot_be_made(
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images: Callable[..., Path]
@@ -310,9 +325,9 @@ class TestFailures:
         config = {**sets(6), "max_in_flight": 1}
         shutil.rmtree(tmp_path / "run" / "checkpoint-2000")
         images("run/checkpoint-2000", 1, seed=3)
-        table = table_of(swept(config))
+        table = table_of(evaluated(config))
         assert [len(one.failures) for one in table.datasets] == [0, 0, 2, 0, 0, 0]
-        again = table_of(swept(config))
+        again = table_of(evaluated(config))
         assert again.datasets[2].failures == table.datasets[2].failures
 
 
@@ -342,12 +357,12 @@ class TestPlan:
         caplog: pytest.LogCaptureFixture,
         tmp_path: Path,
     ) -> None:
-        swept(sets(2))
+        evaluated(sets(2))
         images("run/checkpoint-9000", 7, seed=9)
         shutil.rmtree(tmp_path / "run" / "checkpoint-1000")
         images("run/checkpoint-1000", seed=77)
         with caplog.at_level(logging.INFO):
-            results = results_of(swept(sets(2)))
+            results = results_of(evaluated(sets(2)))
         assert results.plan["feature_sets"] == {"hit": 2, "stale": 1, "miss": 1}
         (cost,) = results.plan["to_extract"]
         assert cost["images"] == 19
