@@ -11,11 +11,10 @@ A flow's decorator cannot know which runner its configuration asks for, so the r
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from simet_cache.config import TaskRunnerConfig
 from simet_cache.errors import ConfigError
 
 GRACE = 5.0  # seconds that task runs have to end once they were told to
-_M_ARENA_MAX = -8  # in glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,6 @@ def _module(kind: str) -> Any:
 
 @contextmanager
 def _threads(workers: int, hearing: Hearing) -> Iterator[Engine]:
-    _share_one_heap()
     with ExitStack() as stack:
         runner: ThreadPoolTaskRunner[Any] = stack.enter_context(ThreadPoolTaskRunner(max_workers=workers))
 
@@ -196,13 +193,3 @@ def _threads(workers: int, hearing: Hearing) -> Iterator[Engine]:
                 give_up_on(running[one] for one in left)
 
         yield Engine(submit, stop)
-
-
-def _share_one_heap() -> None:
-    """Have threads that begin from now on share one heap.
-
-    By default glibc gives each a heap of its own, in which stays what the thread has freed. Tasks compute by turns, so
-    that eight threads would hold eight times what one of them needs.
-    """
-    with suppress(OSError, AttributeError):  # other systems have other ways
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -333,3 +335,24 @@ def test_another_users_folder(folder: Path, caplog: pytest.LogCaptureFixture) ->
     with devices.taken(["cpu"]):
         assert caplog.messages[0].startswith(f"cannot lock a device: {folder} is not a folder of this user alone. ")
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library keeps memory its own way")
+def test_who_leaves_a_device_leaves_no_memory_behind() -> None:
+    """A thread of glibc keeps what it has freed, and many threads compute by turns."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def compute() -> None:
+        with devices.taken(("cpu",)):
+            kept = [ctypes.create_string_buffer(100_000) for _ in range(1000)]
+            del kept[:-1]
+            used.append(resident())
+        used.append(resident())
+
+    used: list[int] = []
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert used[1] < used[0] - 80e6

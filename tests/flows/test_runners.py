@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -163,39 +162,6 @@ class TestInFlight:
             assert in_a_flow(body).result() == "Cancelled"
         finally:
             release.set()
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another C library has other heaps")
-def test_threads_do_not_hold_a_heap_each(run: Callable[..., Any], tmp_path: Path) -> None:
-    code = """
-import ctypes, threading
-from flows.runners import in_flight
-from simet_cache.config import TaskRunnerConfig
-
-with in_flight(TaskRunnerConfig(), 4):
-    together = threading.Barrier(6)
-
-    def allocate():
-        kept = [ctypes.create_string_buffer(50_000) for _ in range(20)]
-        together.wait(30)
-        del kept
-
-    threads = [threading.Thread(target=allocate) for _ in range(6)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-libc = ctypes.CDLL(None)
-libc.fopen.restype = ctypes.c_void_p
-file = libc.fopen(b"heaps.xml", b"w")
-libc.malloc_info(0, ctypes.c_void_p(file))
-libc.fclose(ctypes.c_void_p(file))
-"""
-    before = code.replace("with in_flight(TaskRunnerConfig(), 4):", "if True:")
-    heaps = []
-    for one in (before, code):
-        done = run("-c", one, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        heaps.append((tmp_path / "heaps.xml").read_text().count("<heap nr="))
-    assert heaps[0] - heaps[1] >= 4, heaps
 
 
 def recorded(future: Any) -> Any:
