@@ -74,7 +74,8 @@ def extract_to_store(
 ) -> FeatureSet:
     """The features of a dataset, extracted and stored unless they are there.
 
-    It waits for the key, then looks once more, then waits for its turn, and then for a device.
+    It waits for the key, then looks once more, then waits for its turn, and then for a device. What is
+    stored goes to the remote after that.
 
     Args:
         store: Where they are kept.
@@ -109,7 +110,7 @@ def extract_to_store(
         if not force and (found := _extracted_meanwhile(store, dataset, key, source, skip=skip, shard_of=shard_of)):
             return found
         with turn(), devices.taken(names) as device:  # until all is stored: a kill shall cost one dataset, and not two
-            return _extracted(
+            made = _extracted(
                 store,
                 key,
                 in_key_order(dataset),
@@ -120,6 +121,9 @@ def extract_to_store(
                 name=name,
                 shard_of=shard_of,
             )
+        if made.unsaved is None:
+            store.send(made.key)  # while another one has the device
+        return made
 
 
 def _extracted(
@@ -153,7 +157,7 @@ def _extracted(
     if skipped:
         details["skipped"] = [asdict(image) for image in skipped]
     details |= pieces.said_of_shard(store, good_key, shard_of)
-    return store.keep(good_key, features, source=good_source, **details)
+    return store.keep(good_key, features, source=good_source, send=False, **details)
 
 
 def _extracted_meanwhile(

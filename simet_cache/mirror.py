@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simet_cache import codec, manifest
+from simet_cache import codec, locks, manifest
 from simet_cache.atomic import Staged
 from simet_cache.errors import DamagedEntryError, FeaturesError, RemoteError, StoreError, UnsafePickleError
 from simet_cache.featureset import FeatureSet, check_features
@@ -105,11 +105,13 @@ def forget(key: str, *, url: str) -> None:
 
 
 def catch_up(store: FeatureStore, *, url: str) -> None:
-    """Put there what earlier runs could not."""
+    """Put there what earlier runs could not; what is being made at this moment is left to who makes it."""
     name = remote_at(url).name
     for path in sorted(_pending(store).glob("*")):
         with suppress(OSError, StoreError):
-            if path.read_text(encoding="utf-8") == name and not push(store, path.name, url=url):
+            if path.read_text(encoding="utf-8") != name or locks.is_computing(store.cache_dir, path.name):
+                continue
+            if not push(store, path.name, url=url):
                 return
 
 

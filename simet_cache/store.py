@@ -139,13 +139,16 @@ class FeatureStore:
         changes.touch(path)
         return seen.features
 
-    def put(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
+    def put(
+        self, key: str, features: FloatArray, *, source: Source | None = None, send: bool = True, **details: Any
+    ) -> FeatureSet:
         """Store features atomically: readers see the old entry or the new one, never half.
 
         Args:
             key: The documented md5.
             features: Shape (N, D), float16, float32 or float64, finite.
             source: What they were made from.
+            send: Put them to the remote at once; else `send` has to follow.
             details: What else the manifest shall say, as JSON values.
 
         Raises:
@@ -154,7 +157,7 @@ class FeatureStore:
         """
         check_features(features)
         features = np.asarray(features)
-        return self._put(key, lambda file: codec.write(features, file), features, source, details)
+        return self._put(key, lambda file: codec.write(features, file), features, source, details, send=send)
 
     def put_blocks(
         self,
@@ -196,6 +199,8 @@ class FeatureStore:
         features: FloatArray | Layout,
         source: Source | None,
         details: Mapping[str, Any],
+        *,
+        send: bool = True,
     ) -> FeatureSet:
         made_from = source or Source()
 
@@ -214,9 +219,14 @@ class FeatureStore:
         if self.remote:
             _mirror().note(self, key, url=self.remote)
         found = self.place(key, write, listing=made_from.fingerprint.listing, needed=features.nbytes)
+        if send:
+            self.send(key)
+        return found
+
+    def send(self, key: str) -> None:
+        """Put an entry to the remote, and what earlier runs could not."""
         if self.remote and _mirror().push(self, key, url=self.remote):
             self.catch_up()
-        return found
 
     def catch_up(self) -> None:
         """Put to the remote what earlier runs could not."""
@@ -242,8 +252,10 @@ class FeatureStore:
         with reported("cannot write", path, needed=needed):
             return FeatureSet.from_manifest(path, changes.place(path, write, listing))
 
-    def keep(self, key: str, features: FloatArray, *, source: Source | None = None, **details: Any) -> FeatureSet:
-        """Store features, or else hold them in memory: what was computed is not lost to a full disk.
+    def keep(
+        self, key: str, features: FloatArray, *, source: Source | None = None, send: bool = True, **details: Any
+    ) -> FeatureSet:
+        """Store features as `put` does, or else hold them in memory: what was computed is not lost to a full disk.
 
         Returns:
             The handle. Where the features cannot be stored it carries them, and an error in the log says why.
@@ -252,7 +264,7 @@ class FeatureStore:
             FeaturesError: These are no features.
         """
         try:
-            return self.put(key, features, source=source, **details)
+            return self.put(key, features, source=source, send=send, **details)
         except StoreError as error:
             sentence = f"{error}. The features are used in this run, and the next one has to make them again"
             log.error("%s", sentence)  # noqa: TRY400 - a sentence for a person

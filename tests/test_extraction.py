@@ -358,9 +358,12 @@ def test_key_turn_device(store: FeatureStore, tmp_path: Path, monkeypatch: pytes
     dataset = folder(tmp_path / "images", 1, 2)
     key = feature_key(dataset, suffix=SUFFIX, batch_size=3)
 
+    def said(key: str) -> str:
+        return f"key {'held' if locks.is_computing(store.cache_dir, key) else 'free'}"
+
     @contextmanager
     def turn() -> Iterator[None]:
-        events.append(f"turn, key {'held' if locks.is_computing(store.cache_dir, key) else 'free'}")
+        events.append(f"turn, {said(key)}")
         yield
         events.append("turn over")
 
@@ -373,8 +376,9 @@ def test_key_turn_device(store: FeatureStore, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(extraction.devices, "taken", taken)
     keep = store.keep
     monkeypatch.setattr(store, "keep", lambda *a, **b: (events.append("stored"), keep(*a, **b))[1])
+    monkeypatch.setattr(store, "send", lambda key: events.append(f"sent {key}, {said(key)}"))
     found = run(store, dataset, turn=turn)
-    expected = ["turn, key held", "device", "stored", "device free", "turn over"]
+    expected = ["turn, key held", "device", "stored", "device free", "turn over", f"sent {key}, key held"]
     assert events == expected
     assert run(store, dataset, turn=turn) == found
     assert events == expected

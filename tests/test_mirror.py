@@ -226,6 +226,17 @@ def test_the_next_entry_that_gets_through_takes_the_others_along(
     assert f"{KEY}.json" in remote_files(tmp_path)
 
 
+def test_what_is_being_made_is_left_to_who_makes_it(here: FeatureStore, down: list[str], tmp_path: Path) -> None:
+    here.put(KEY, FEATURES)
+    down.clear()
+    with here.lock(KEY):
+        here.put(OTHER, FEATURES)
+        assert pending(here) == [KEY]
+    here.catch_up()
+    assert pending(here) == []
+    assert f"{KEY}.json" in remote_files(tmp_path)
+
+
 def test_what_was_said_is_not_said_again(
     here: FeatureStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
