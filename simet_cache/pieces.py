@@ -151,7 +151,7 @@ def _checked(features: FeatureSet, path: Path, start: int) -> Iterator[memoryvie
 # Out of a whole
 
 
-def said_of_shard(store: FeatureStore, key: str, whole: str | None) -> dict[str, str]:
+def said_of_shard(store: FeatureStore, key: str, whole: str | None) -> dict[str, Any]:
     """What the manifest of a shard that is about to be stored says of the whole, so that it may be dropped.
 
     Nothing where there are features under its key that were not made as a shard: somebody has that Subset.
