@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from simet_cache import codec, locks
+from simet_cache import codec, locks, manifest
 from simet_cache import store as store_module
 from simet_cache.atomic import sweep
 from simet_cache.errors import DamagedEntryError, StaleEntryError
@@ -303,8 +303,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys, how=st.sampled_from([b"", b"{}", b'{"format": 1}', b"[[", b"\xff"]))
     def damage_manifest(self, key: str, how: bytes) -> None:
-        said = self.path(key).with_suffix(".json")
-        if key in self.model and said.exists():
+        said, another = (self.path(key).with_suffix(suffix) for suffix in (".json", ".next.json"))
+        if key in self.model and said.exists() and not another.exists():  # which a killed writer has left
             said.write_bytes(how)
             self.unreadable.add(key)
             self.model[key].damaged = True
@@ -349,11 +349,24 @@ class StoreMachine(RuleBasedStateMachine):
     def move(self) -> None:
         """To another folder, by a program that keeps no times."""
         self._end_process()
+        for key, known in self.model.items():
+            another = self.path(key).with_suffix(".next.json")
+            if another.exists() and not self._readable(another.with_suffix("").with_suffix(".json")):
+                known.damaged = True  # it is the other one's time that says that it is about this file
+                self.unreadable.add(key)
         copy = Path(self._home.name) / f"cache {self.folder.name.split()[1]}0"
         shutil.copytree(self.folder, copy, copy_function=shutil.copyfile)
         shutil.rmtree(self.folder)
         self.folder = copy
         self.open_stores()
+
+    @staticmethod
+    def _readable(said: Path) -> bool:
+        try:
+            manifest.read(said, said.stem)
+        except DamagedEntryError:
+            return False
+        return True
 
     # To remove
 
