@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.futures import PrefectFuture
 
 from flows.work import Found, Work
@@ -61,7 +62,8 @@ def _compared(pairing: Pairing, found: Found, derived: Derived, work: Work) -> _
     """Summarise the reference, and start to measure the others, some of them together in each run."""
     reference = found[pairing.reference]
     try:
-        real = _rows(pairing.reference, reference, work)
+        labelled = any(work.config.wants_labels(wanted) for _, wanted in pairing.datasets)
+        real = _rows(pairing.reference, reference, work, labelled=labelled)
     except SimetCacheError as error:
         return _Compared(replace(reference, error=str(error)), {}, [])
     options = {"cache_policy": DerivedCachePolicy(work.store.cache_dir), **work.tried_again}
@@ -101,7 +103,7 @@ def _comparisons(
     failed: dict[PlannedSet, DatasetResult] = {}
     for one, wanted in members:
         try:
-            synth = _rows(one, found[one], work)
+            synth = _rows(one, found[one], work, labelled=config.wants_labels(wanted))
         except SimetCacheError as error:
             failed[one] = replace(found[one], error=str(error))
             continue
@@ -110,8 +112,8 @@ def _comparisons(
     return group, failed
 
 
-def _rows(one: PlannedSet, found: DatasetResult, work: Work) -> Rows:
-    """Features, and labels where they matter.
+def _rows(one: PlannedSet, found: DatasetResult, work: Work, *, labelled: bool) -> Rows:
+    """Features, and labels where they matter to what these are compared by.
 
     Raises:
         SimetCacheError: There are none.
@@ -119,7 +121,7 @@ def _rows(one: PlannedSet, found: DatasetResult, work: Work) -> Rows:
     if found.features is None:
         raise SimetCacheError(found.error or "there are no features")
     labels = None
-    if work.config.needs_labels:
+    if labelled:
         labels = labels_for(found.features, one.one, one.extractor, work.config, work.store)
     return Rows(one.name, found.features, labels)
 
@@ -178,7 +180,10 @@ def _differences(
     for metric in table.metrics:
         values = table.values(metric)
 
-        def with_noise(name: str, metric: str = metric, values: Mapping[str, MetricValue] = values) -> MetricValue:
-            return derived.value(keys[name][metric], noise=True) or values[name]
+        def with_noise(name: str, metric: str = metric) -> MetricValue | None:
+            found: MetricValue | None = derived.value(keys[name][metric], noise=True)
+            if found is None:
+                get_run_logger().warning("%s of %s could not be kept: no other set is compared with it", metric, name)
+            return found
 
         yield metric, differences_of(values, level=level, with_noise=with_noise)

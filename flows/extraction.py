@@ -5,7 +5,7 @@ It keeps handles and numbers of every set, and lists of files only of those that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -17,7 +17,7 @@ from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import NotSet
 
 from flows.work import Found, Work
-from simet_cache.errors import SimetCacheError
+from simet_cache.errors import StoppedError, StoreError
 from simet_cache.featureset import FeatureSet
 from simet_cache.manifest import Source
 from simet_cache.plan import Planned, plan
@@ -27,10 +27,10 @@ from simet_cache.shards import drop_leftovers, shards_of
 from simet_cache.store import FeatureStore
 from simet_cache.sweep import PlannedSet, Sweep
 from tasks.features import assemble_shards, extract_features
-from tasks.states import error_of
+from tasks.states import error_of, sentence_of
 
 
-@dataclass
+@dataclass(eq=False)
 class _UnderWay:
     """A feature set that is being extracted.
 
@@ -62,12 +62,17 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
         **work.tried_again,
     )
     spare = frozenset(one.key for one in sweep.sets)  # a shard of one may be a set of its own
-    under_way: dict[str, _UnderWay] = {}
+    under_way: dict[PlannedSet, _UnderWay] = {}
+    shared: dict[str, _UnderWay] = {}
     extracted: SimpleQueue[_UnderWay] = SimpleQueue()  # shard by shard, and to be put together
     unassembled = 0
     for one in sweep.sets:
-        if one.key and one.key not in under_way:  # equal ones are extracted once
-            begun = under_way[one.key] = _begun(one, extract, spare, work)
+        if one.key in shared:  # equal ones are extracted once
+            under_way[one] = shared[one.key]
+        elif one.key:
+            begun = under_way[one] = _begun(one, extract, spare, work)
+            if begun.planned is not None and begun.planned.key == one.key:  # and a link has not moved since the plan
+                shared[one.key] = begun
             if begun.shards:
                 unassembled += 1
                 _when_done(begun.shards, partial(extracted.put, begun))
@@ -76,10 +81,10 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
             unassembled -= 1
     for _ in range(unassembled):
         _assemble(extracted.get(), spare, work)
-    ended = {key: _ended(one, work.store) for key, one in under_way.items()}
+    ended = {one: _ended(one, work.store) for one in dict.fromkeys(under_way.values())}
     return {
         one: replace(
-            ended[one.key] if one.key else DatasetResult("", one.suffix, error=one.reason),
+            ended[under_way[one]] if one in under_way else DatasetResult("", one.suffix, error=one.reason),
             name=one.name,
             step=one.one.step,
         )
@@ -92,9 +97,11 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
     try:
         planned = plan(one.one, one.extractor, config, store)  # once more: file lists are not kept meanwhile
         shards = _missing_shards(planned, spare, work)
-    except SimetCacheError as error:
-        get_run_logger().error("%s: %s", one.name, error)
-        return _UnderWay(one, error=str(error))
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one that cannot be opened leaves the others alone
+        get_run_logger().error("%s: %s", one.name, sentence_of(error))
+        return _UnderWay(one, error=sentence_of(error))
     runs = [
         work.crew.submit(
             extract,
@@ -116,9 +123,11 @@ def _assemble(one: _UnderWay, spare: frozenset[str], work: Work) -> None:
     planned = one.planned
     for run in one.shards:
         run.wait()  # they have ended; a run on a cluster learns its state by that
-    if planned is None or not all(run.state.is_completed() for run in one.shards):
+    if planned is None:
         return
     one.planned = _light(planned)
+    if not all(run.state.is_completed() for run in one.shards):
+        return
     one.run = work.crew.submit(
         assemble_shards.with_options(**work.tried_again),
         planned=planned,
@@ -171,7 +180,7 @@ def _ended(one: _UnderWay, store: FeatureStore) -> DatasetResult:
     if failed or one.run is None:
         return DatasetResult("", one.planned.suffix, error=error_of(failed[0]))
     features: FeatureSet = one.run.result()
-    manifest = {} if features.unsaved is not None else store.manifest(features.key)  # else it is about older ones
+    manifest = _said(features, store)
     return DatasetResult(
         "",
         one.planned.suffix,
@@ -182,3 +191,13 @@ def _ended(one: _UnderWay, store: FeatureStore) -> DatasetResult:
         device=(manifest.get("extractor") or {}).get("device"),
         skipped=tuple(manifest.get("skipped") or [asdict(image) for image in one.planned.skipped]),
     )
+
+
+def _said(features: FeatureSet, store: FeatureStore) -> Mapping[str, Any]:
+    """What their manifest says, where it is about them and can be read: it is for people, and no reason to fail."""
+    if features.unsaved is not None:
+        return {}
+    try:
+        return store.manifest(features.key)
+    except StoreError:
+        return {}

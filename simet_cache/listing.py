@@ -66,7 +66,7 @@ class Fingerprint:
 
     def of_parts(self, parts: Sequence[Sequence[int]], *, total: int) -> list[Fingerprint]:
         """The same for several parts, for which the list of files is unpacked once."""
-        entries = _parsed(self.listing) if self.listing else []
+        entries = _parsed(self.listing) if self.listing else []  # it is our own, however long
         if len(entries) != total:
             return [self] * len(parts)
         return [Fingerprint.of([_entry(*entries[row]) for row in rows]) for rows in parts]
@@ -101,7 +101,7 @@ def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
         differs or a listing is unknown. Touched is a file of the same size with another time and unknown content.
     """
     try:
-        old, new = _parsed(before), _parsed(now)
+        old, new = (_parsed(listing, longest=_LONGEST) for listing in (before, now))
     except zlib.error:
         return []
     olds, news = dict(old), dict(new)
@@ -112,9 +112,9 @@ def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
     return found[:limit] + ([f"and {len(found) - limit} more"] if len(found) > limit else [])
 
 
-def _parsed(listing: bytes) -> list[tuple[bytes, list[str]]]:
+def _parsed(listing: bytes, *, longest: int = 0) -> list[tuple[bytes, list[str]]]:
     unpacking = zlib.decompressobj()
-    plain = unpacking.decompress(listing, _LONGEST)
+    plain = unpacking.decompress(listing, longest)
     if not unpacking.eof:
         raise zlib.error("cut short, or too long")
     lines = [line.partition(b"\t") for line in plain.split(b"\0")[:-1]]

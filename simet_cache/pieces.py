@@ -96,7 +96,7 @@ def _without_bad(store: FeatureStore, shard: Planned, part: FeatureSet) -> tuple
         _, source = part_of(shard.dataset, shard.source, good)
         if key_of(source) == part.key:
             return source, found
-    raise DamagedShardError(f"other images of {shard.name} can be read than when it was extracted. {AGAIN}", shard.key)
+    raise DamagedShardError(f"other images of {shard.name} can be read than when it was extracted. {AGAIN}", part.key)
 
 
 def _unreadable(shard: Planned) -> dict[int, ImageReadError]:

@@ -43,7 +43,7 @@ def can_pass(error: BaseException) -> bool:
     goes, of a remote, of a device that is short of memory, or of a shard that was put aside. It cannot where the same
     inputs give the same end, where it was stopped, or where nothing is known of the error.
     """
-    for one in _causes(error):
+    for one in causes(error):
         if isinstance(one, _FINAL):
             return False
         if _passing(one):
@@ -56,7 +56,8 @@ def errno_can_pass(number: int | None) -> bool:
     return number in _PASSING
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error itself, what it was raised from, what that was raised from, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

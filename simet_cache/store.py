@@ -225,8 +225,10 @@ class FeatureStore:
 
     def send(self, key: str) -> None:
         """Put an entry to the remote, and what earlier runs could not."""
-        if self.remote and _mirror().push(self, key, url=self.remote):
-            self.catch_up()
+        if self.remote:
+            _mirror().note(self, key, url=self.remote)  # once more: who came by while it was written took it for gone
+            if _mirror().push(self, key, url=self.remote):
+                self.catch_up()
 
     def catch_up(self) -> None:
         """Put to the remote what earlier runs could not."""

@@ -18,7 +18,7 @@ from simet_cache.atomic import size
 from simet_cache.comparisons import Comparison, Rows, counts
 from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.derived import Derived
-from simet_cache.errors import SimetCacheError
+from simet_cache.errors import SimetCacheError, StoreError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.plan import plan
@@ -229,12 +229,11 @@ def _experience(suffix: str, hits: list[str], store: FeatureStore) -> tuple[floa
     width: int | None = None
     others = [] if hits else store.keys()
     for key in (hits or others)[:_ASKED_MANIFESTS]:
-        entry = store.manifest(key)
-        if str(mapping(entry, "components").get("suffix")).partition("@")[0] != suffix:
-            continue
-        with suppress(KeyError, TypeError, ValueError):
-            width = int(mapping(entry, "features")["shape"][1])
-            speeds.append(float(entry["images_per_second"]))
+        with suppress(StoreError, KeyError, TypeError, ValueError):  # of others, too: it is no reason to fail
+            entry = store.manifest(key)
+            if str(mapping(entry, "components").get("suffix")).partition("@")[0] == suffix:
+                width = int(mapping(entry, "features")["shape"][1])
+                speeds.append(float(entry["images_per_second"]))
     return (median(speeds) if speeds else None), width
 
 

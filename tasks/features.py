@@ -11,6 +11,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 
+from simet_cache import stopping
 from simet_cache.config import ExtractorConfig
 from simet_cache.errors import DamagedShardError
 from simet_cache.extraction import extract_to_store
@@ -20,6 +21,7 @@ from simet_cache.plan import Planned
 from simet_cache.policy import refresh_requested
 from simet_cache.shards import assemble, shards_of
 from simet_cache.store import FeatureStore
+from tasks.states import light_errors
 
 
 @task(task_run_name="extract {name}")
@@ -52,18 +54,19 @@ def extract_features(
         shard_of: The key of the dataset that this is a part of.
         limit: The Prefect global concurrency limit under which images are read; a hit never waits for it.
     """
-    return extract_to_store(
-        store,
-        dataset,
-        config=extractor.model_copy(update={"batch_size": batch_size}),  # the one that is in the key
-        suffix=suffix,
-        source=source,
-        on_bad_image=on_bad_image,
-        force=refresh_requested(),
-        name=name,
-        shard_of=shard_of,
-        turn=partial(_turn, limit),
-    )
+    with light_errors():
+        return extract_to_store(
+            store,
+            dataset,
+            config=extractor.model_copy(update={"batch_size": batch_size}),  # the one that is in the key
+            suffix=suffix,
+            source=source,
+            on_bad_image=on_bad_image,
+            force=refresh_requested(),
+            name=name,
+            shard_of=shard_of,
+            turn=partial(_turn, limit),
+        )
 
 
 @task(task_run_name="assemble {name}", cache_policy=NO_CACHE, persist_result=False)
@@ -83,26 +86,27 @@ def assemble_shards(
 ) -> FeatureSet:
     """The features of a dataset from those of its shards; see ``assemble``. A damaged shard is extracted once more."""
     del name  # names the run
-    parts = list(shards)
-    for _ in parts:
-        try:
-            return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
-        except DamagedShardError as error:
-            get_run_logger().warning("%s", error)
-            number = next(place for place, part in enumerate(parts) if part.key == error.key)
-        shard = shards_of(planned, size=size)[number]
-        parts[number] = extract_to_store(
-            store,
-            shard.dataset,
-            config=extractor,
-            suffix=shard.suffix,
-            source=shard.source,
-            on_bad_image=on_bad_image,
-            name=shard.name,
-            shard_of=planned.key,
-            turn=partial(_turn, limit),
-        )
-    return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
+    with light_errors():
+        parts = list(shards)
+        for _ in parts:
+            try:
+                return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
+            except DamagedShardError as error:
+                get_run_logger().warning("%s", error)
+                number = next(place for place, part in enumerate(parts) if part.key == error.key)
+            shard = shards_of(planned, size=size)[number]
+            parts[number] = extract_to_store(
+                store,
+                shard.dataset,
+                config=extractor,
+                suffix=shard.suffix,
+                source=shard.source,
+                on_bad_image=on_bad_image,
+                name=shard.name,
+                shard_of=planned.key,
+                turn=partial(_turn, limit),
+            )
+        return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
 
 
 @contextmanager
@@ -110,5 +114,7 @@ def _turn(limit: str | None) -> Iterator[None]:
     if limit is None:
         yield
         return
-    with concurrency(limit, occupy=1, strict=True):
+    # a server that was away for a while has forgotten who holds what: no reason to throw an extraction away
+    with concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+        stopping.check()  # who waits there hears nothing
         yield

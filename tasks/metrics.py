@@ -20,7 +20,7 @@ from simet_cache.metrics import Summaries
 from simet_cache.metrics.metric import Side
 from simet_cache.metrics.packing import to_json
 from simet_cache.retrying import can_pass
-from tasks.states import sentence_of
+from tasks.states import light_errors, sentence_of
 
 
 @task(task_run_name="summarise {name}")
@@ -32,7 +32,7 @@ def summarise(
     It has no cache policy of its own, since that depends on the store; the flow gives it one, as it does ``measure``.
     """
     del name  # names the run
-    with taken(_devices(device)) as where:
+    with light_errors(), taken(_devices(device)) as where:
         comparisons.summarise(derived, rows, side, metrics, device=where)
     return {}
 
@@ -56,8 +56,8 @@ def measure(
     """
     del name  # names the run
     outcomes: dict[str, Any] = {}
-    passing: list[Exception] = []
-    with taken(_devices(device)) as where:
+    passing: Exception | None = None
+    with light_errors(), taken(_devices(device)) as where:
         for one in group:
             started = time.perf_counter()
             try:
@@ -67,10 +67,10 @@ def measure(
             except Exception as error:  # noqa: BLE001 - one that cannot be measured leaves the others their values
                 found = {"error": sentence_of(error)}
                 get_run_logger().error("%s: %s", one.synth.name, found["error"])
-                passing += [error] if can_pass(error) else []
+                passing = error if can_pass(error) else passing
             outcomes[one.synth.name] = {**found, "seconds": round(time.perf_counter() - started, 3)}
-    if passing and (task_run.run_count or attempts) < attempts:
-        raise passing[0]
+        if passing is not None and (task_run.run_count or attempts) < attempts:
+            raise passing
     return outcomes
 
 

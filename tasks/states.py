@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import clear_frames
 from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
 from simet_cache.errors import SimetCacheError
-from simet_cache.retrying import can_pass
+from simet_cache.retrying import can_pass, causes
+
+
+@contextmanager
+def light_errors() -> Iterator[None]:
+    """Errors leave without what was in the hands of who raised them: Prefect keeps each until the flow has ended."""
+    try:
+        yield
+    except Exception as error:
+        for one in causes(error):
+            clear_frames(one.__traceback__)
+        raise
 
 
 def error_of(state: State[Any]) -> str:

@@ -394,9 +394,9 @@ def test_labels_that_nobody_can_know(load: Load, added: str, wanted: str) -> Non
 
 def test_labels_of_folders_and_of_the_digits(load: Load) -> None:
     text = "reference: {digits: reference}\ndatasets: [{path: samples/10k, classes: true}]\n"
-    assert load(f"{text}per_class: true").needs_labels
-    assert load(f"{text}metrics: [trts]").needs_labels
-    assert not load(text).needs_labels
+    for more, wanted in {"per_class: true": True, "metrics: [trts]": True, "": False}.items():
+        config = load(text + more)
+        assert config.wants_labels(config.metrics) is wanted
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,6 @@ def test_labels_are_wanted_of_what_takes_part(load: Load, project: Path) -> None
     ]
     exclude = "{metric: tstr, reference: [b, c]}, {metric: tstr, dataset: check*}"
     config = load(f"{text}exclude: [{exclude}]")
-    assert config.needs_labels
     assert {one.dataset.name for one in config.comparisons() if config.wants_labels(one.metrics)} == {"plain"}
     lines = refused(load, f"{text}exclude: [{{metric: tstr, reference: [b, c]}}]")
     assert [line.partition(": tstr")[0] for line in lines] == ["c.yaml:6: datasets.1.classes"]
@@ -388,7 +387,8 @@ def test_labels_are_wanted_of_what_takes_part(load: Load, project: Path) -> None
 
 def test_labels_of_nobody_are_needed_where_all_that_needs_them_is_left_out(load: Load) -> None:
     text = SWEEP.replace("[fid, kid]", "[fid, tstr]") + "exclude: [{metric: tstr}]"
-    assert not load(text).needs_labels
+    config = load(text)
+    assert not any(config.wants_labels(one.metrics) for one in config.comparisons())
     assert refused(load, f"{text}\nper_class: true")
 
 

@@ -1373,3 +1373,11 @@ def test_differences_against_a_model(before: Any, now: Any, read: bool, read_now
     else:
         assert found == []
         assert old.same_as(new) is True
+
+
+def test_parts_of_our_own_listing_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be no longer is one that comes from elsewhere."""
+    whole = Fingerprint.of([(1, number, "-", f"{number}.png") for number in range(9)])
+    monkeypatch.setattr("simet_cache.listing._LONGEST", 10)
+    assert whole.of_rows([3], total=9) == Fingerprint.of([(1, 3, "-", "3.png")])
+    assert differences(whole.listing, Fingerprint.of([]).listing) == []

@@ -237,6 +237,22 @@ def test_what_is_being_made_is_left_to_who_makes_it(here: FeatureStore, down: li
     assert f"{KEY}.json" in remote_files(tmp_path)
 
 
+def test_who_comes_by_while_an_entry_is_written_does_not_lose_it(
+    here: FeatureStore, down: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its note is there, its features are not yet: as if they had been removed."""
+    place = here.place
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        FeatureStore(here.cache_dir, remote=here.remote).catch_up()
+        assert pending(here) == []
+        return place(*arguments, **options)
+
+    monkeypatch.setattr(here, "place", slowly)
+    here.put(KEY, FEATURES)
+    assert pending(here) == [KEY]
+
+
 def test_what_was_said_is_not_said_again(
     here: FeatureStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

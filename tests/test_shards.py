@@ -594,8 +594,9 @@ def test_an_image_that_can_be_read_by_now(store: FeatureStore, tmp_path: Path) -
     for path in store.cache_dir.glob("*.skipped.json"):
         path.unlink()
     whole.dataset.bad.clear()
-    with pytest.raises(DamagedShardError, match=r"other images of big \[1/3\] can be read than when"):
+    with pytest.raises(DamagedShardError, match=r"other images of big \[1/3\] can be read than when") as caught:
         together(store, whole, parts)
+    assert caught.value.key == parts[0].key
     assert together(store, whole, in_shards(store, whole, on_bad_image="skip")).shape == (10, 3)
 
 

@@ -98,13 +98,6 @@ class EvaluationConfig(Model):
         """Whether the class of each image matters to a comparison by these metrics."""
         return bool(metrics) and (self.per_class or any(METRICS[name].needs_labels for name in metrics))
 
-    @property
-    def needs_labels(self) -> bool:
-        """Whether the class of each image matters to any comparison."""
-        if not self.exclude or not self.wants_labels(self.metrics):
-            return self.wants_labels(self.metrics)
-        return any(self.wants_labels(one.metrics) for one in self.comparisons())
-
     @field_validator("references", "datasets")
     @classmethod
     def _expanded(cls, entries: list[Any] | None, info: ValidationInfo) -> list[Any] | None:

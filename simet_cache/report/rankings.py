@@ -23,7 +23,7 @@ def differences_of(
     values: Mapping[str, MetricValue],
     *,
     level: float,
-    with_noise: Callable[[str], MetricValue] | None = None,
+    with_noise: Callable[[str], MetricValue | None] | None = None,
 ) -> dict[str, Difference]:
     """The best set less each other one, by the other's name: is the ranking separated?
 
@@ -31,10 +31,11 @@ def differences_of(
         values: Of one metric against one reference, by the name of the set.
         level: How often the intervals of the differences are to hold the truth.
         with_noise: Reads the value of a set with what ``difference_of`` needs beside it, which is as large as the
-            reference: two are held at once, those of the best and of one other. By default, ``values`` have it.
+            reference: two are held at once, those of the best and of one other. None where it is gone. By default,
+            ``values`` have it.
 
     Returns:
-        Empty where the best has no interval; without the sets that have none.
+        Empty where the best has no interval, or what belongs to it is gone; without the other sets of which that is so.
 
     Raises:
         MetricError: The values cannot be compared, as they are of different references or parameters.
@@ -44,8 +45,16 @@ def differences_of(
         return {}
     others = [name for name, value in values.items() if name != first and value.interval is not None]
     read = with_noise or values.__getitem__
-    best = read(first) if others else values[first]
-    return {name: difference_of(best, read(name), level=level) for name in others}
+    best = read(first) if others else None
+    if best is None:
+        return {}
+
+    def less(name: str) -> Difference | None:
+        other = read(name)
+        return None if other is None else difference_of(best, other, level=level)
+
+    found = {name: less(name) for name in others}
+    return {name: difference for name, difference in found.items() if difference is not None}
 
 
 def _distance(value: MetricValue) -> float:

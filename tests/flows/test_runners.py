@@ -31,6 +31,8 @@ EXTRACTOR = ROOT / "tests" / "flows" / "extractor.py"
 
 
 THREADS = TaskRunnerConfig()
+needs_dask = pytest.mark.skipif(not find_spec("prefect_dask"), reason="simet-cache[dask] is not installed")
+needs_ray = pytest.mark.skipif(not find_spec("prefect_ray"), reason="simet-cache[ray] is not installed")
 
 
 @task
@@ -238,10 +240,6 @@ def reads(log: Path) -> dict[str, list[str]]:
 
 def of_one_set(log: Path, name: str) -> set[str]:
     return {process for path, who in reads(log).items() if f"/{name}/" in path for process in who}
-
-
-needs_dask = pytest.mark.skipif(not find_spec("prefect_dask"), reason="simet-cache[dask] is not installed")
-needs_ray = pytest.mark.skipif(not find_spec("prefect_ray"), reason="simet-cache[ray] is not installed")
 
 
 @pytest.mark.slow

@@ -22,9 +22,10 @@ from flows.evaluate import ROOT, main
 from flows.session import wait_until_recorded
 from simet_cache import FeatureStore
 from simet_cache import comparisons as comparing
+from simet_cache import plan as planning
 from simet_cache.datasets import folder as folders
 from simet_cache.datasets.folder import FolderDataset
-from simet_cache.errors import ImageReadError
+from simet_cache.errors import ImageReadError, StoreError
 from simet_cache.key import feature_key
 from tests.flows.evaluated import evaluated, results_of, table_of
 
@@ -329,6 +330,87 @@ class TestFailures:
         assert [len(one.failures) for one in table.datasets] == [0, 0, 2, 0, 0, 0]
         again = table_of(evaluated(config))
         assert again.datasets[2].failures == table.datasets[2].failures
+
+    def test_labels_are_wanted_of_those_only_that_are_compared_by_them(
+        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        for number, name in enumerate(["train", "labelled"]):
+            for label in ("cat", "dog"):
+                images(f"{name}/{label}", seed=20 + 2 * number + (label == "dog"))
+        config = {
+            **sets(1),
+            "reference": {"path": str(tmp_path / "train"), "classes": True},
+            "metrics": ["kid", "tstr"],
+            "exclude": [{"dataset": "checkpoint-*", "metric": "tstr"}],
+        }
+        config["datasets"].append({"path": str(tmp_path / "labelled"), "classes": True})
+        plain, labelled = table_of(evaluated(config)).datasets
+        assert (plain.error, set(plain.values)) == (None, {"kid"})
+        assert (labelled.error, set(labelled.values)) == (None, {"kid", "tstr"})
+
+    def test_values_that_cannot_be_kept_have_intervals_and_no_differences(
+        self, sets: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("simet_cache.derived.Derived.keep_value", lambda *_: None)  # as where the disk is full
+        table = table_of(evaluated({**sets(2), "intervals": True}))
+        for one in table.datasets:
+            assert one.measured
+            assert one.values["kid"].interval is not None
+        assert table.differences == {"kid": {}, "precision": {}}
+        assert "could not be kept: no other set is compared with it" in caplog.text
+
+    def test_a_link_that_moves_after_the_plan_takes_nobody_with_it(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = sets(2)
+        first, second = (tmp_path / "run" / f"checkpoint-{number}000" for number in range(2))
+        best = tmp_path / "best"
+        best.symlink_to(first)
+        config["datasets"] = [{"path": str(path)} for path in (best, first, second)]
+        original = planning.plan
+
+        def moved(*arguments: Any) -> Any:
+            best.unlink()
+            best.symlink_to(second)
+            return original(*arguments)
+
+        monkeypatch.setattr("flows.extraction.plan", moved)
+        found = {one.name: one.features for one in table_of(evaluated(config)).datasets}
+        assert found["best"] == found["checkpoint-1000"]
+        assert found["checkpoint-0000"].key == feature_key(
+            FolderDataset(str(first)), suffix="resnet18_random0_32px", batch_size=4
+        )
+
+    def test_a_dataset_that_fails_in_an_unknown_way_fails_alone(
+        self, sets: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = planning.plan
+
+        def broken(one: Any, *arguments: Any) -> Any:
+            if one.name == "checkpoint-0000":
+                raise ZeroDivisionError("no reason")
+            return original(one, *arguments)
+
+        monkeypatch.setattr("flows.extraction.plan", broken)
+        first, second = table_of(evaluated(sets(2))).datasets
+        assert first.error == "unexpected ZeroDivisionError: no reason"
+        assert second.measured
+
+    def test_manifests_that_nobody_can_read_stop_nothing(
+        self, sets: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = sets(1)
+        store = FeatureStore(config["cache_dir"])
+        store.path("f" * 32).write_bytes(b"of a later version")
+        store.path("f" * 32).with_suffix(".json").write_text(json.dumps({"format": 999}))
+        assert evaluated(config).is_completed()
+
+        def unreadable(self: FeatureStore, key: str) -> Any:
+            raise StoreError("cannot read: Stale file handle")
+
+        monkeypatch.setattr("flows.extraction.FeatureStore.manifest", unreadable)
+        (one,) = table_of(evaluated(config)).datasets
+        assert one.measured
 
 
 class TestPlan:

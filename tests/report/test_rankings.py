@@ -57,6 +57,15 @@ def test_who_has_no_interval_is_compared_with_nobody(values: Values) -> None:
     assert differences_of({}, level=0.95) == {}
 
 
+def test_noise_that_is_gone_costs_its_differences_alone(values: Values) -> None:
+    full = values(noisy(a=1.0, b=2.0, c=3.0))
+    for gone, left in {"b": {"c"}, "a": set()}.items():
+        found = differences_of(
+            full, level=0.95, with_noise=lambda name, gone=gone: full[name] if name != gone else None
+        )
+        assert found.keys() == left
+
+
 def test_noise_is_read_one_by_one_and_never_that_of_more_than_two(values: Values) -> None:
     """The differences need the noise of the best and of one other; what has been compared must be given up."""
     full = values(noisy(a=1.0, b=1.2, c=2.0, d=3.0))
