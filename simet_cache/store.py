@@ -119,7 +119,8 @@ class FeatureStore:
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
         if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):
-            seen = self._look(path, rows, source)  # others may have replaced it meanwhile
+            with locks.unchanging(self.cache_dir):  # others have replaced it meanwhile, and might do so again
+                seen = self._look(path, rows, source)
         if seen.features is None and self.remote and self._fetch(key, rows, source):
             seen = self._look(path, rows, source)
         if seen.features is None or seen.seen is None:
