@@ -27,5 +27,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     busy = common + "extractor: {name: resnet18, weights: random, image_size: 96, device: cpu}\n"
     (folder / "tiny.yaml").write_text(tiny + "datasets: [{path: a}]\n")
     (folder / "strict.yaml").write_text(tiny + "datasets: [{path: a}]\nrestraints: {fid: {upper_bound: 0.001}}\n")
-    (folder / "busy.yaml").write_text(busy + "datasets: [{path: a}, {path: many}]\n")
+    # one by one: else the large one may have the device first, and the others wait for it
+    (folder / "busy.yaml").write_text(busy + "max_in_flight: 1\ndatasets: [{path: a}, {path: many}]\n")
     return folder
