@@ -67,6 +67,8 @@ def _absolute(source: Source, tree: Any, place: Place) -> None:
     """Make every path absolute, relative to whoever wrote it."""
     for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         inner = (*place, key)
+        if key == "parts":  # of a dataset: text, whatever it is called
+            continue
         if isinstance(value, (dict, list)):
             _absolute(source, value, inner)
         elif isinstance(value, str) and (key in _PATHS or _is_weights_file(inner, value)):

@@ -18,7 +18,7 @@ REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
 TOP_KEYS = (
     "references, reference, datasets, cache_dir, output, extractors, extractor, metrics, exclude, intervals, per_class,"
-    " restraints, on_bad_image, on_stale, verify, fingerprint, remote, force_recompute, shard_size, keep_shards,"
+    " restraints, on_bad_image, max_pixels, on_stale, verify, fingerprint, remote, force_recompute, shard_size, keep_shards,"
     " max_in_flight, retries, extraction_limit, task_runner"
 )
 
@@ -462,6 +462,7 @@ def test_what_may_be_wrong_with_the_reference(load: Load, reference: str, line: 
     assert refused(load, f"reference: {reference}\ndatasets: [{{path: samples/10k}}]") == [f"c.yaml:1: {line}"]
 
 
+SAME_FOLDER = ", both of ./samples/10k; leave one out, or give them a 'name' each"
 KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits"
 
 
@@ -484,7 +485,7 @@ KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits
         ("{path: samples/20k, clases: true}", "datasets.1.clases: unknown key. Did you mean 'classes'?"),
         (
             "{path: samples/20k, root: x}",
-            "datasets.1.root: unknown key. Known here: name, step, subset, path, classes",
+            "datasets.1.root: unknown key. Known here: name, step, parts, subset, path, classes",
         ),
         ("{path: samples/20k, classes: 5}", "datasets.1.classes: expected true or false, found 5"),
         ("{path: samples/20k, name: 5}", "datasets.1.name: expected text, found 5"),
@@ -496,8 +497,9 @@ KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits
             "{path: samples/20k, torchvision: CIFAR10}",
             "datasets.1.torchvision: this dataset has 'path' already; leave one of them out",
         ),
-        ("{path: samples/10k}", "datasets.1: two datasets are called '10k'; give them a 'name' each"),
-        ("{glob: samples/*}", "datasets.1: two datasets are called '10k'; give them a 'name' each"),
+        ("{path: samples/10k}", f"datasets.1: two datasets are called '10k'{SAME_FOLDER}"),
+        ("{path: samples/20k/../10k}", f"datasets.1: two datasets are called '10k'{SAME_FOLDER}"),
+        ("{glob: samples/*}", f"datasets.1: two datasets are called '10k'{SAME_FOLDER}"),
         ("samples/10k", f"datasets.1: {KINDS}, found 'samples/10k'"),
         ("null", f"datasets.1: {KINDS}, found nothing"),
         ("{name: x}", f"datasets.1: {KINDS}, found name"),

@@ -139,7 +139,8 @@ def test_a_plain_configuration_is_a_sweep_of_one(load: Load) -> None:
         (SWEEP.replace("[bc]", "[xy]"), "c.yaml:3: references.1.glob: no folder matches ./real/[xy]"),
         (
             SWEEP.replace("[bc]", "[ab]"),
-            "c.yaml:3: references.1: two references are called 'a'; give them a 'name' each",
+            "c.yaml:3: references.1: two references are called 'a', both of ./real/a; leave one out, or give them a"
+            " 'name' each",
         ),
         (
             SWEEP.replace("{path: real/a}", "{pth: real/a}"),
@@ -435,9 +436,9 @@ def test_logits_are_wanted_of_every_extractor_that_takes_part(load: Load) -> Non
         ("s/ckpt-{step}/**/x", ["s/ckpt-10/x", "s/ckpt-9/a/b/x"], [("ckpt-9_a_b", 9), ("ckpt-10", 10)]),
         ("s/**/ckpt-{step}/**/x", ["s/a/ckpt-10/x", "s/ckpt-9/b/x"], [("ckpt-9_b", 9), ("a_ckpt-10", 10)]),
         ("s/ckpt-[12]{step}", ["s/ckpt-10", "s/ckpt-21", "s/ckpt-31"], [("ckpt-10", 0), ("ckpt-21", 1)]),
-        ("s/{other}", ["s/{other}", "s/x"], [("{other}", None)]),  # other braces mean themselves
+        ("s/{no name}", ["s/{no name}", "s/x"], [("{no name}", None)]),  # braces around no name mean themselves
         ("s/[{]step}", ["s/{step}", "s/1"], [("{step}", None)]),  # and these do where they are escaped
-        ("s/{a}-{step}", ["s/{a}-1", "s/b-1"], [("{a}-1", 1)]),
+        ("s/[{]a}-{step}", ["s/{a}-1", "s/b-1"], [("{a}-1", 1)]),
         ("s/.ckpt-{step}", ["s/.ckpt-1", "s/.ckpt-1/x"], None),
     ],
 )

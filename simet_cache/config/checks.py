@@ -123,13 +123,25 @@ def _without_labels(config: EvaluationConfig, written: Mapping[str, Any]) -> Ite
             yield (*place, "classes"), sentence
 
 
+def beside_globs(written: Mapping[str, Any]) -> tuple[patterns.Beside, ...]:
+    """What each glob of a configuration has passed over; globs that passed over nothing are left out."""
+    entries = [entry for key in ("references", "datasets") for entry in written.get(key) or ()]
+    globs = dict.fromkeys(pattern for entry in entries if (pattern := _glob_of(entry)) is not None)
+    return tuple(one for one in map(patterns.beside, map(Path, globs)) if one.paths)
+
+
+def _glob_of(entry: Any) -> str | Path | None:
+    found: str | Path | None = entry.get("glob") if isinstance(entry, dict) else getattr(entry, "glob", None)
+    return found
+
+
 def _places(key: str, written: Mapping[str, Any]) -> Iterator[tuple[str | int, ...]]:
     """Where each set was written, a glob's as often as it finds one."""
     if key == "reference" and written.get(f"{key}s") is None:
         yield (key,)
         return
     for number, entry in enumerate(written[f"{key}s"]):
-        pattern = entry.get("glob") if isinstance(entry, dict) else getattr(entry, "glob", None)
+        pattern = _glob_of(entry)
         times = 1 if pattern is None else len(patterns.find(Path(pattern)))
         yield from repeat((f"{key}s", number), times)
 

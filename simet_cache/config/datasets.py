@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +29,21 @@ class SubsetConfig(Model):
 
 
 class DatasetConfig(Model):
-    """What all kinds have: a name, images that are drawn from all, and the step of the training that made them."""
+    """What all kinds have: a name, images that are drawn from all, and the step of the training that made them.
+
+    ``parts`` are other things to tell datasets by, like the name of the run: each is a column of the results.
+    """
 
     name: str = ""
     step: Whole | None = Field(default=None, ge=0)
+    parts: dict[str, str] = Field(default={})
     subset: SubsetConfig | None = None
+
+    @field_validator("parts")
+    @classmethod
+    def _are_columns(cls, parts: dict[str, str]) -> dict[str, str]:
+        raise_problems(((name,), sentence) for name in parts if (sentence := _no_column(name)))
+        return parts
 
 
 class FolderConfig(DatasetConfig):
@@ -46,7 +59,7 @@ class FolderConfig(DatasetConfig):
             return path
         if os.path.exists(path):
             raise ValueError(f"expected a folder of images, found a file: {path}")
-        if patterns.STEP in path.name or glob.has_magic(path.name):
+        if patterns.wildcards(Path(path.name)) or glob.has_magic(path.name):
             raise ValueError(f"no such folder: {path}. Patterns stand under 'glob'")
         siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK | os.X_OK) else []
         hint = did_you_mean(path.name, [name for name in siblings if os.path.isdir(path.parent / name)])
@@ -61,7 +74,8 @@ class GlobConfig(DatasetConfig):
     """Many folders at once, each a dataset named after the part of its path that the pattern left open.
 
     ``runs/*/samples`` finds ``runs/a/samples`` and calls it ``a``. ``{step}`` stands for digits, which become the step:
-    ``runs/checkpoint-{step}/samples`` finds ``checkpoint-1000`` of step 1000.
+    ``runs/checkpoint-{step}/samples`` finds ``checkpoint-1000`` of step 1000. Any other name in braces stands for text,
+    which becomes one of the ``parts``: ``{run}/checkpoint-{step}/samples`` has a column for the run.
     """
 
     glob: Path
@@ -70,8 +84,11 @@ class GlobConfig(DatasetConfig):
     @field_validator("glob")
     @classmethod
     def _matches(cls, pattern: Path) -> Path:
-        if (times := str(pattern).count(patterns.STEP)) > 1:
-            raise ValueError(f"expected {{step}} once, found it {times} times in {pattern}")
+        for name, times in Counter(patterns.wildcards(pattern)).items():
+            if times > 1:
+                raise ValueError(f"expected {{{name}}} once, found it {times} times in {pattern}")
+            if problem := _no_column(name):
+                raise ValueError(problem)
         if not patterns.find(pattern):
             raise ValueError(f"no folder matches {pattern}")
         return pattern
@@ -82,14 +99,25 @@ class GlobConfig(DatasetConfig):
             raise ValueError("a glob names its datasets itself; leave out 'name'")
         if self.step is not None:
             raise ValueError("a glob finds the steps itself; write {step} in the pattern in place of 'step'")
+        if self.parts:
+            raise ValueError("a glob finds the parts itself; write their names in braces in the pattern, like {run}")
         return self
 
     def expand(self) -> list[FolderConfig]:
         """One dataset for each folder that matches, sorted by path and step."""
-        return [
-            FolderConfig(name=one.name, step=one.step, path=one.path, subset=self.subset, classes=self.classes)
-            for one in patterns.find(self.glob)
-        ]
+        return [self.folder(one, name=one.name) for one in patterns.find(self.glob)]
+
+    def folder(self, found: patterns.Found, *, name: str = "") -> FolderConfig:
+        """The dataset of one folder that matches."""
+        of_all = {"subset": self.subset, "classes": self.classes}
+        return FolderConfig(name=name, step=found.step, parts=dict(found.parts), path=found.path, **of_all)
+
+
+def _no_column(name: str) -> str | None:
+    """Why no part can be called so; None where it can."""
+    if name in patterns.RESERVED:
+        return f"results have a column {name!r} already; choose another name"
+    return None if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) else f"expected a name like run, found {name!r}"
 
 
 class TorchvisionConfig(DatasetConfig):
@@ -182,20 +210,92 @@ def named(dataset: Any) -> Any:
 def expanded(entries: Sequence[Any], what: str) -> list[tuple[int, Any]]:
     """The datasets of a list as it is written: which entry each is of, and its configuration, globs found, all named.
 
+    A folder without a name of its own is called after its last component or after what a glob left open; where that
+    does not tell it from others, after as few components of its path as do.
+
     Raises:
         PydanticCustomError: Two have the same name.
     """
-    found: list[tuple[int, Any]] = []
-    names: set[str] = set()
-    problems: list[Problem] = []
+    found: list[_Nameless] = []
     for number, entry in enumerate(entries):
-        for one in map(named, entry.expand() if isinstance(entry, GlobConfig) else [entry]):
-            if one.name in names:
-                problems.append(((number,), f"two {what} are called {one.name!r}; give them a 'name' each"))
-            names.add(one.name)
-            found.append((number, one))
+        if isinstance(entry, GlobConfig):
+            found += [_Nameless(number, entry.folder(match), match) for match in patterns.find(entry.glob)]
+        else:
+            found.append(_Nameless(number, entry))
+    names = _told_apart(found)
+    problems: list[Problem] = []
+    first: dict[str, Any] = {}
+    for one, name in zip(found, names, strict=True):
+        if name in first:
+            folder = _folder(one.config)
+            same = folder is not None and folder == _folder(first[name])
+            both = f", both of {folder}; leave one out, or" if same else ";"
+            problems.append(((one.number,), f"two {what} are called {name!r}{both} give them a 'name' each"))
+        first.setdefault(name, one.config)
     raise_problems(problems)
-    return found
+    return [
+        (one.number, one.config if one.config.name else one.config.model_copy(update={"name": name}))
+        for one, name in zip(found, names, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Nameless:
+    """A dataset that may have no name yet: of which entry it is, and how a glob found it."""
+
+    number: int
+    config: Any
+    match: patterns.Found | None = None
+
+    @property
+    def name(self) -> str:
+        """As long as it is the only one of that name."""
+        return str(self.config.name or (self.match.name if self.match else self.config.default_name()))
+
+
+def _told_apart(found: Sequence[_Nameless]) -> list[str]:
+    """A name for each; equal ones only where nothing in the paths tells them apart."""
+    names = [one.name for one in found]
+    nameless = {place: path for place, one in enumerate(found) if not one.config.name and (path := _folder(one.config))}
+    alike: dict[str, set[str]] = defaultdict(set)
+    for place, path in nameless.items():
+        alike[names[place]].add(path)
+    fixed = {name for place, name in enumerate(names) if place not in nameless}
+    clashing = {place: path for place, path in nameless.items() if len(alike[names[place]]) > 1 or names[place] in fixed}
+    taken = {name for place, name in enumerate(names) if place not in clashing}
+    # components that end all of the paths tell nothing, but a glob has said which ones matter
+    components = {place: Path(path).parts[1:] for place, path in clashing.items()}
+    globs = any(found[place].match for place in clashing)
+    end = 0 if globs else _equal_at_the_end({*components.values()})
+    for more in range(max(map(len, components.values()), default=0)):
+        longer = {
+            place: match.longer_name(more) if (match := found[place].match) else _last(path, more + 1, before=end)
+            for place, path in components.items()
+        }
+        if len({*longer.values()}) == len({*clashing.values()}) and taken.isdisjoint(longer.values()):
+            return [longer.get(place, name) for place, name in enumerate(names)]
+    return names
+
+
+def _last(components: tuple[str, ...], number: int, *, before: int) -> str:
+    """So many components, the last one being that before so many others, joined by ``_``."""
+    return "_".join(components[: len(components) - before][-number:])
+
+
+def _equal_at_the_end(paths: Collection[tuple[str, ...]]) -> int:
+    """How many components several paths have in common at their end; one is left of the shortest."""
+    if len(paths) < 2:
+        return 0
+    common = 0
+    for components in zip(*(path[:0:-1] for path in paths), strict=False):
+        if len({*components}) > 1:
+            break
+        common += 1
+    return common
+
+
+def _folder(config: Any) -> str | None:
+    return os.path.abspath(config.path) if isinstance(config, FolderConfig) else None
 
 
 def without_images(reference: Any) -> Iterator[Problem]:

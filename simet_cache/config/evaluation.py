@@ -6,17 +6,20 @@ Every name is resolved and every folder looked for here, before the first image 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ModelWrapValidatorHandler, ValidationInfo, field_validator, model_validator
 
 from simet_cache.config import checks
 from simet_cache.config.datasets import Dataset, Datasets, expanded, named, without_images
 from simet_cache.config.exclude import ExcludeConfig, left_over
 from simet_cache.config.extractor import ExtractorConfig, alike
 from simet_cache.config.model import Model, Whole, raise_problems
+from simet_cache.config.patterns import Beside
 from simet_cache.config.parts import IntervalsConfig, RestraintConfig, Runner, TaskRunnerConfig
+from simet_cache.datasets.images import MAX_PIXELS
 from simet_cache.errors import ConfigError
 from simet_cache.metrics import METRICS
 from simet_cache.mirror import remote_at
@@ -33,6 +36,13 @@ class Comparison(NamedTuple):
     dataset: Any
     extractor: ExtractorConfig
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class _Globs:
+    """What a configuration knows of its globs besides the datasets that they have found; no part of a comparison."""
+
+    beside: tuple[Beside, ...] = field(default=(), compare=False)
 
 
 class EvaluationConfig(Model):
@@ -56,6 +66,7 @@ class EvaluationConfig(Model):
     per_class: bool = False
     restraints: Restraints = Field(default={})
     on_bad_image: Literal["stop", "skip"] = "stop"
+    max_pixels: Whole = Field(default=MAX_PIXELS, ge=1)
     on_stale: Literal["recompute", "error", "reuse"] = "recompute"
     verify: Literal["quick", "full"] = "quick"
     fingerprint: Literal["stat", "content"] = "stat"
@@ -67,6 +78,13 @@ class EvaluationConfig(Model):
     retries: Whole = Field(default=2, ge=0)
     extraction_limit: str | None = Field(default=None, min_length=1)
     task_runner: TaskRunnerConfig = TaskRunnerConfig()
+
+    _globs: _Globs = PrivateAttr(default=_Globs())
+
+    @property
+    def beside_globs(self) -> tuple[Beside, ...]:
+        """What globs passed over; nothing is known of it where folders are listed, as in a configuration's own JSON."""
+        return self._globs.beside
 
     @property
     def all_references(self) -> tuple[Any, ...]:
@@ -198,6 +216,7 @@ class EvaluationConfig(Model):
             data = {**data, "extractor": {}}
         config = handler(data)
         raise_problems(checks.misfits(config, data))
+        config._globs = _Globs(checks.beside_globs(data))  # noqa: SLF001 - what is written is known here alone
         return config
 
 

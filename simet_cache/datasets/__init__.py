@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from simet_cache.datasets import digits, torchvision_sets
 from simet_cache.datasets.folder import FolderDataset
+from simet_cache.datasets.images import MAX_PIXELS
 from simet_cache.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -36,38 +37,40 @@ class OpenedDataset:
     suffix: str = ""
 
 
-def open_dataset(config: Any, *, transform: Transform, home: Path) -> OpenedDataset:
+def open_dataset(config: Any, *, transform: Transform, home: Path, max_pixels: int = MAX_PIXELS) -> OpenedDataset:
     """Open what a dataset's configuration names.
 
     Args:
         config: A ``FolderConfig``, ``TorchvisionConfig`` or ``DigitsConfig``.
         transform: RGB image -> tensor (3, H, W).
         home: Where generated and downloaded images may be written.
+        max_pixels: Images of a folder with more cannot be read.
 
     Raises:
         DatasetError: There is no such dataset, it has no images, or fewer than its subset asks for.
     """
-    opened = _OPEN[type(config).__name__](config, transform, home)
+    opened = _OPEN[type(config).__name__](config, transform, home, max_pixels)
     return OpenedDataset(_drawn(opened.dataset, config.subset), opened.suffix)
 
 
-def _folder(config: Any, transform: Transform, _: Path) -> OpenedDataset:
-    return OpenedDataset(FolderDataset(config.path, transform=transform, classes=config.classes))
+def _folder(config: Any, transform: Transform, _: Path, max_pixels: int) -> OpenedDataset:
+    folder = FolderDataset(config.path, transform=transform, classes=config.classes, max_pixels=max_pixels)
+    return OpenedDataset(folder)
 
 
-def _digits(config: Any, transform: Transform, home: Path) -> OpenedDataset:
+def _digits(config: Any, transform: Transform, home: Path, _: int) -> OpenedDataset:
     folder = digits.digits_folder(home / "digits", config.digits, config.seed)
     dataset = FolderDataset(folder, transform=transform)
     dataset.classes, dataset.targets = digits.classes_of(dataset.files)
     return OpenedDataset(dataset)
 
 
-def _torchvision(config: Any, transform: Transform, _: Path) -> OpenedDataset:
+def _torchvision(config: Any, transform: Transform, _: Path, __: int) -> OpenedDataset:
     dataset, suffix = torchvision_sets.open_torchvision(config.torchvision, config.root, config.split, transform)
     return OpenedDataset(dataset, suffix)
 
 
-_OPEN: dict[str, Callable[[Any, Transform, Path], OpenedDataset]] = {
+_OPEN: dict[str, Callable[[Any, Transform, Path, int], OpenedDataset]] = {
     "FolderConfig": _folder,
     "DigitsConfig": _digits,
     "TorchvisionConfig": _torchvision,

@@ -9,17 +9,60 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from simet_cache.datasets.images import read_image, readable_formats
-from simet_cache.errors import DatasetError
+from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image, readable_formats
+from simet_cache.errors import DatasetError, ImageReadError
+from simet_cache.retrying import errno_can_pass
 
 _HIDDEN = ("__MACOSX", "Thumbs.db")  # left behind by desktops; so are names with a leading dot
+_THREADS = 8  # that wait for files of a file server; one alone reads headers as fast from memory
+_BATCH = 64
+
+HIDDEN = "hidden"
+OTHER = "not named like an image"
+NO_FILE = "neither file nor folder"
+LISTED = "a link to a folder that counts already"
+NO_CLASS = "a folder for a class without an image"
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Entries of a folder that do not count as images, for one reason.
+
+    Attributes:
+        why: In a few words.
+        count: How many; a hidden folder is one.
+        first: The first of them in code point order, relative to the root.
+    """
+
+    why: str
+    count: int
+    first: str
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.why} ({self.first})" if self.count == 1 else f"{self.count} {self.why} (first {self.first})"
+
+
+class _Notes:
+    """What a search passes over: numbers and first names, since there may be as many of them as images."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def add(self, why: str, name: str) -> None:
+        count, first = self._found.get(why, (0, name))
+        self._found[why] = count + 1, min(first, name)
+
+    def all(self) -> tuple[PassedOver, ...]:
+        return tuple(PassedOver(why, *self._found[why]) for why in sorted(self._found))
 
 
 @functools.cache
@@ -42,7 +85,7 @@ def image_files(root: Path) -> list[str]:
     Raises:
         DatasetError: A folder cannot be listed.
     """
-    return sorted(_walk(os.fspath(root)))
+    return sorted(_walk(os.fspath(root), _Notes()))
 
 
 def has_images(root: Path) -> bool:
@@ -51,37 +94,47 @@ def has_images(root: Path) -> bool:
     Raises:
         DatasetError: A folder cannot be listed.
     """
-    return next(_walk(os.fspath(root)), None) is not None
+    return next(_walk(os.fspath(root), _Notes()), None) is not None
 
 
-def _walk(root: str) -> Iterator[str]:
+def _walk(root: str, notes: _Notes) -> Iterator[str]:
     """The real tree first, then round by round what links lead to, in the order of their paths."""
     seen: set[tuple[int, int]] = set()
     starts = [""]
     while starts:
         links: list[str] = []
         for start in sorted(starts):
-            yield from _walk_real(root, start, seen, links)
+            yield from _walk_real(root, start, seen, links, notes)
         starts = links
 
 
-def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[str]) -> Iterator[str]:
+def _walk_real(
+    root: str, start: str, seen: set[tuple[int, int]], links: list[str], notes: _Notes
+) -> Iterator[str]:
     """Files below ``root/start`` without following links to folders, which are added to ``links``."""
     suffixes = image_suffixes()
     folders = [start]
     while folders:
         folder = folders.pop()
         prefix = f"{folder}/" if folder else ""
-        for entry in _entries(os.path.join(root, folder) if folder else root, seen):
+        path = os.path.join(root, folder) if folder else root
+        if not _is_new(path, seen):
+            notes.add(LISTED, folder)
+            continue
+        for entry in _entries(path):
             name = entry.name
             if name.startswith(".") or name in _HIDDEN:
-                continue
-            if entry.is_dir(follow_symlinks=False):
+                notes.add(HIDDEN, prefix + name)
+            elif entry.is_dir(follow_symlinks=False):
                 folders.append(prefix + name)
             elif entry.is_symlink() and _leads_to_folder(entry):
                 links.append(prefix + name)
-            elif _suffix(name) in suffixes and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+            elif _suffix(name) not in suffixes:
+                notes.add(OTHER, prefix + name)
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield prefix + name
+            else:
+                notes.add(NO_FILE, prefix + name)
 
 
 def _suffix(name: str) -> str:
@@ -89,13 +142,19 @@ def _suffix(name: str) -> str:
     return dot + end.lower() if dot else ""
 
 
-def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds; nothing if it has been ``seen``."""
+def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
+    """Whether a folder has not been ``seen``, under whatever name; from now on it has."""
     try:
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+    known = (status.st_dev, status.st_ino) in seen
+    seen.add((status.st_dev, status.st_ino))
+    return not known
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
@@ -128,26 +187,39 @@ class FolderDataset(Dataset[Any]):
         classes: With ``classes=True`` the sorted names of the folders directly below ``root`` that hold images,
             else empty.
         targets: For each file the position of its class in ``classes``, or empty.
+        max_pixels: Images of more cannot be read.
+        passed_over: What lies below ``root`` and does not count, by reason.
 
     Raises:
         DatasetError: ``root`` is no folder or holds no image; or classes are wanted and an image lies in none.
     """
 
     def __init__(
-        self, root: str | Path, *, transform: Callable[[Image.Image], Any] | None = None, classes: bool = False
+        self,
+        root: str | Path,
+        *,
+        transform: Callable[[Image.Image], Any] | None = None,
+        classes: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        notes = _Notes()
         self.root = _existing_folder(Path(root))
-        self.files = image_files(self.root)
+        self.files = sorted(_walk(os.fspath(self.root), notes))
         self.transform = transform
         self.classes: list[str] = []
         self.targets: list[int] = []
+        self.max_pixels = max_pixels
         if not self.files:
+            found = ", ".join(map(str, notes.all()))
             raise DatasetError(
-                f"no image in {self.root}: expected files such as .png, .jpg or .webp in it or below it, found none"
-                " (hidden ones do not count). Check the path, and unpack archives first."
+                f"no image in {self.root}: expected files such as .png, .jpg or .webp in it or below it, found"
+                f" {found or 'none'}. Check the path, and unpack archives first."
             )
         if classes:
             self.classes, self.targets = _classify(self.root, self.files)
+            for name in sorted(_folders_in(self.root) - {*self.classes}):
+                notes.add(NO_CLASS, name)
+        self.passed_over = notes.all()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -159,10 +231,45 @@ class FolderDataset(Dataset[Any]):
             IndexError: There is no such image.
             ImageReadError: Its file cannot be read.
         """
-        image: Any = read_image(os.path.join(self.root, self.files[index]))
+        image: Any = read_image(os.path.join(self.root, self.files[index]), max_pixels=self.max_pixels)
         if self.transform is not None:
             image = self.transform(image)
         return (image, self.targets[index]) if self.targets else image
+
+    def bad_headers(self, indices: Sequence[int]) -> list[ImageReadError]:
+        """The images among some that cannot be read, as far as their first bytes tell; in the order of ``indices``.
+
+        What comes and goes, like a file server that does not answer, says nothing about an image, and is left out.
+        """
+
+        def bad(batch: Sequence[int]) -> list[ImageReadError]:
+            return [error for index in batch if (error := self._bad_header(index)) is not None]
+
+        batches = [indices[at : at + _BATCH] for at in range(0, len(indices), _BATCH)]
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            return [error for errors in pool.map(bad, batches) for error in errors]
+        finally:  # also where somebody presses Ctrl-C
+            pool.shutdown(cancel_futures=True)
+
+    def _bad_header(self, index: int) -> ImageReadError | None:
+        try:
+            check_header(os.path.join(self.root, self.files[index]), max_pixels=self.max_pixels)
+        except ImageReadError as error:
+            return None if errno_can_pass(error.errno) else error
+        return None
+
+
+def _folders_in(root: Path) -> set[str]:
+    return {
+        entry.name
+        for entry in _entries(os.fspath(root))
+        if not entry.name.startswith(".") and entry.name not in _HIDDEN and _is_folder(entry)
+    }
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and _leads_to_folder(entry))
 
 
 def _existing_folder(root: Path) -> Path:

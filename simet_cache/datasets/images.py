@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,9 @@ REFUSED_FORMATS = {
     "HDF5": "a stub: recognised, without a decoder",
     "MPEG": "a film: recognised, without a decoder",
 }
+
+_FLOATS = "float pixels have no known range; convert them to 8 bit first"
+MAX_PIXELS = 178_956_970  # twice Image.MAX_IMAGE_PIXELS, above which Pillow refuses an image by itself
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,25 +53,49 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in REFUSED_FORMATS)
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the first frame of an image file as 8-bit RGB.
 
     The format is taken from the content, so a PostScript file named ``.png`` is refused, not run.
+
+    Args:
+        path: The file.
+        max_pixels: An image of more is refused: a small file can hold so many that they fill the memory.
 
     Raises:
         ImageReadError: The file is missing, forbidden, empty, damaged, too big to be honest, or not an image.
     """
     try:
         with open(path, "rb") as file:
-            return decode_image(file, path)
+            return decode_image(file, path, max_pixels=max_pixels)
     except (OSError, ValueError) as error:
         raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
 
 
-def decode_image(file: BinaryIO, name: str | Path) -> Image.Image:
-    """`read_image` for an open, seekable file; ``name`` stands for it in errors."""
+def check_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    """See from the head of an image file whether `read_image` would refuse it; what is damaged further on is not seen.
+
+    Raises:
+        ImageReadError: It would.
+    """
     try:
-        return to_rgb(Image.open(file, formats=readable_formats()))
+        with open(path, "rb") as file, _errors_named(file, path):
+            _opened(file, max_pixels)
+    except (OSError, ValueError) as error:
+        raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
+
+
+def decode_image(file: BinaryIO, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`read_image` for an open, seekable file; ``name`` stands for it in errors."""
+    with _errors_named(file, name):
+        return to_rgb(_opened(file, max_pixels))
+
+
+@contextlib.contextmanager
+def _errors_named(file: BinaryIO, name: str | Path) -> Iterator[None]:
+    """Whatever Pillow raises as an `ImageReadError`."""
+    try:
+        yield
     except UnidentifiedImageError:
         file.seek(0)
         reason = "not an image that Pillow can decode" if file.read(1) else "the file is empty"
@@ -76,6 +104,35 @@ def decode_image(file: BinaryIO, name: str | Path) -> Image.Image:
         raise ImageReadError(name, error.reason) from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
         raise ImageReadError(name, _reason(error), errno=getattr(error, "errno", None)) from error
+
+
+def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """An image whose header says that it can be decoded; its pixels are not read yet."""
+    _let_pillow_open(max_pixels)
+    try:
+        image = Image.open(file, formats=readable_formats())
+    except Image.DecompressionBombError as error:  # of another limit that the process has, or inside of the format
+        raise ImageReadError("", f"{str(error).rstrip('.')}; where it is honest, raise max_pixels") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        reason = (
+            f"{width} x {height} pixels are more than the {max_pixels:,} of max_pixels"
+            " (it could be a decompression bomb); raise max_pixels where it is honest"
+        )
+        raise ImageReadError("", reason)
+    if image.mode == "F":
+        raise ImageReadError("", _FLOATS)
+    return image
+
+
+def _let_pillow_open(max_pixels: int) -> None:
+    """Raise Pillow's own limit, which is the process's, where ours is above it; it is never lowered.
+
+    Other threads may read by another limit, which is checked for each image.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and 2 * limit < max_pixels and max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -100,7 +157,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise _refusal(image, "float pixels have no known range; convert them to 8 bit first")
+        raise _refusal(image, _FLOATS)
     if image.mode.startswith("I"):
         return _scale_to_8_bit(image)
     if image.has_transparency_data:
