@@ -7,7 +7,8 @@
     python flows/evaluate.py config.yaml --plan                # what is there and what is missing; runs nothing
     python flows/evaluate.py --real data/real --synth samples/10k samples/20k
 
-Exit code 0: every dataset was measured and every restraint holds. 1: not so. 2: bad input; nothing was measured.
+Exit code 0: every dataset was measured and every restraint holds; or with ``--plan``, every set can be used. 1: not so.
+2: bad input; nothing was measured.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from flows.session import (  # noqa: E402
 from flows.work import Work  # noqa: E402
 from simet_cache import stopping  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
+from simet_cache.config.weights import require_weights  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
 from simet_cache.plan import onlooker, store_of  # noqa: E402
@@ -139,10 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         config = _config(options)
+        require_weights(config)
         if options.plan:
             with onlooker(config) as store:
-                print("\n".join(plan_sweep(config, store).lines()))
-            return PASSED
+                sweep = plan_sweep(config, store)
+            print("\n".join(sweep.lines()))
+            return PASSED if sweep.usable else NOT_PASSED
         require(config.task_runner)
         store_of(config)
         prepare_folder(config.output)

@@ -87,6 +87,9 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
             ended[under_way[one]] if one in under_way else DatasetResult("", one.suffix, error=one.reason),
             name=one.name,
             step=one.one.step,
+            parts=one.one.parts,
+            passed_over=one.passed_over,
+            bad_images=tuple(asdict(image) for image in one.bad_images),
         )
         for one in sweep.sets
     }
@@ -96,6 +99,9 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
     config, store = work.config, work.store
     try:
         planned = plan(one.one, one.extractor, config, store)  # once more: file lists are not kept meanwhile
+        if one.bad_images and not _found(planned, work):
+            get_run_logger().error("%s: %s", one.name, one.reason)
+            return _UnderWay(one, error=one.reason)
         shards = _missing_shards(planned, spare, work)
     except StoppedError:
         raise
@@ -162,12 +168,19 @@ def _missing_shards(planned: Planned, spare: frozenset[str], work: Work) -> list
     rows, size = len(planned.dataset), work.config.shard_size
     if rows <= size:
         return []
-    whole = None if work.config.force_recompute else work.store.find(planned.key, rows=rows, source=planned.source)
+    whole = _found(planned, work)
     if whole is None:
         return shards_of(planned, size=size)
     if not work.config.keep_shards:
         drop_leftovers(work.store, planned, whole, size=size, spare=spare)
     return []
+
+
+def _found(planned: Planned, work: Work) -> FeatureSet | None:
+    """The features of a set that are there by now, or at the remote, and will be used."""
+    if work.config.force_recompute:
+        return None
+    return work.store.find(planned.key, rows=len(planned.dataset), source=planned.source)
 
 
 def _ended(one: _UnderWay, store: FeatureStore) -> DatasetResult:

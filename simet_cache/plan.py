@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 
 from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.datasets import open_dataset
+from simet_cache.datasets.folder import FolderDataset
 from simet_cache.datasets.labels import labels_of
-from simet_cache.errors import FeaturesError
+from simet_cache.errors import FeaturesError, ImageReadError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
-from simet_cache.key import feature_key
+from simet_cache.key import feature_key, resolve_subset
 from simet_cache.manifest import Source
 from simet_cache.skipped import SkippedImage, without_skipped
 from simet_cache.sources import source_of
 from simet_cache.store import FeatureStore
+
+_NAMED_IMAGES = 10  # in one sentence
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def plan(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: 
         KeyInputError: It has no key.
     """
     made_by, batch_size = make_extractor(extractor), extractor.batch_size
-    opened = open_dataset(one, transform=made_by.transform, home=config.cache_dir.parent / "datasets")
+    home = config.cache_dir.parent / "datasets"
+    opened = open_dataset(one, transform=made_by.transform, home=home, max_pixels=config.max_pixels)
     dataset, suffix = opened.dataset, made_by.suffix + opened.suffix
     content = config.fingerprint == "content"
     source = source_of(
@@ -108,6 +112,27 @@ def plan(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: 
         dataset, source, skipped = without_skipped(store, key, dataset, source)
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
     return Planned(one.name, dataset, suffix, key, source, tuple(skipped))
+
+
+def bad_headers(dataset: Any) -> list[ImageReadError]:
+    """The images of a folder, or of some of its images, whose headers tell that they cannot be read.
+
+    Nothing is known of datasets that are no folders of ours.
+    """
+    base, indices = resolve_subset(dataset)
+    if not isinstance(base, FolderDataset):
+        return []
+    return base.bad_headers(range(len(base)) if indices is None else sorted(indices))
+
+
+def cannot_read(errors: Sequence[ImageReadError], *, total: int) -> str:
+    """One sentence for some images of a dataset that cannot be read."""
+    if len(errors) == 1:
+        return str(errors[0])
+    named = "; ".join(f"{error.path}: {error.reason}" for error in errors[:_NAMED_IMAGES])
+    more = len(errors) - _NAMED_IMAGES
+    rest = f"; and {more} more, which results.json lists" if more > 0 else ""
+    return f"cannot read images: {len(errors)} of {total} are bad: {named}{rest}"
 
 
 def labels_for(

@@ -17,12 +17,16 @@ from typing import Any
 from simet_cache.atomic import size
 from simet_cache.comparisons import Comparison, Rows, counts
 from simet_cache.config import EvaluationConfig, ExtractorConfig
+from simet_cache.config.patterns import Beside
+from simet_cache.datasets.passed_over import PassedOver, in_one_line
 from simet_cache.derived import Derived
-from simet_cache.errors import SimetCacheError, StoreError
+from simet_cache.errors import ImageReadError, SimetCacheError, StoreError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
-from simet_cache.plan import plan
+from simet_cache.key import resolve_subset
+from simet_cache.plan import Planned, bad_headers, cannot_read, plan
 from simet_cache.prune import duration
+from simet_cache.skipped import SkippedImage
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import mapping
 
@@ -46,6 +50,8 @@ class PlannedSet:
         images: How many, without those that are known to be bad and are to be skipped.
         reason: Why it is no hit.
         features: The handle on its features, where they are there and will be used.
+        passed_over: What lies in its folder and does not count as an image.
+        bad_images: Those whose headers tell that they cannot be read, where that is looked for.
     """
 
     one: Any
@@ -56,6 +62,8 @@ class PlannedSet:
     images: int = 0
     reason: str = ""
     features: FeatureSet | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    bad_images: tuple[SkippedImage, ...] = ()
 
     @property
     def name(self) -> str:
@@ -119,6 +127,7 @@ class Sweep:
         kept: ``values``: how many metrics of pairs of sets are known, and how many are asked for; ``summaries``: how
             many of those that the others need of features which are there.
         free: Bytes that are free where the features go; None where nobody can tell.
+        beside_globs: What globs passed over.
     """
 
     sets: tuple[PlannedSet, ...]
@@ -126,6 +135,12 @@ class Sweep:
     costs: tuple[Cost, ...]
     kept: Mapping[str, tuple[int, int]]
     free: int | None
+    beside_globs: tuple[Beside, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether all sets have features or can be extracted, as far as is known."""
+        return all(one.status != "error" for one in self.sets)
 
     @property
     def statuses(self) -> Counter[str]:
@@ -144,7 +159,9 @@ class Sweep:
         for what, (there, wanted) in self.kept.items():
             if wanted:
                 yield f"  {what}: {there:,} of {wanted:,} cached"
-        others = [one for one in self.sets if one.status in ("stale", "damaged", "error")]
+        if passed_over := self.passed_over():
+            yield f"  {passed_over}"
+        others = [one for status in ("error", "stale", "damaged") for one in self.sets if one.status == status]
         yield from (f"  {one.name} ({one.suffix}): {one.reason}" for one in others[:_SHOWN])
         if len(others) > _SHOWN:
             yield f"  and {len(others) - _SHOWN} more like that"
@@ -158,7 +175,13 @@ class Sweep:
                 for c in self.costs
             ],
             **{what: {"cached": there, "needed": wanted} for what, (there, wanted) in self.kept.items()},
+            "beside_globs": [{"glob": one.glob, "paths": list(one.paths)} for one in self.beside_globs],
         }
+
+    def passed_over(self) -> str:
+        """What does not count, in one line; nothing where everything does."""
+        of_sets = ((one.name, one.passed_over) for one in self.sets)
+        return in_one_line(of_sets, ((one.glob, one.paths) for one in self.beside_globs))
 
 
 def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
@@ -168,13 +191,16 @@ def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
     """
     sets: list[PlannedSet] = []
     pairings: list[Pairing] = []
+    checked: _Checked = {}
     for _, found in groupby(config.comparisons(), key=lambda one: id(one.extractor)):
         wanted = list(found)
         extractor = wanted[0].extractor
         # each set once for each role, and none that takes part in no comparison
         references = {id(one.reference): one.reference for one in wanted}
         datasets = {id(one.dataset): one.dataset for one in wanted}
-        looked = {i: _looked_at(one, extractor, config, store) for i, one in {**references, **datasets}.items()}
+        looked = {
+            i: _looked_at(one, extractor, config, store, checked) for i, one in {**references, **datasets}.items()
+        }
         sets += looked.values()
         pairings += [
             Pairing(
@@ -182,10 +208,22 @@ def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
             )
             for i in references
         ]
-    return Sweep(tuple(sets), tuple(pairings), tuple(_costs(sets, store)), _kept(pairings, config, store), _free(store))
+    return Sweep(
+        tuple(sets),
+        tuple(pairings),
+        tuple(_costs(sets, store)),
+        _kept(pairings, config, store),
+        _free(store),
+        config.beside_globs,
+    )
 
 
-def _looked_at(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: FeatureStore) -> PlannedSet:
+_Checked = dict[tuple[Any, ...], list[ImageReadError]]  # of the same images for another extractor
+
+
+def _looked_at(
+    one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: FeatureStore, checked: _Checked
+) -> PlannedSet:
     suffix = ""
     try:
         suffix = make_extractor(extractor).suffix
@@ -194,11 +232,19 @@ def _looked_at(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, s
         seen = store.look(planned.key, rows=images, source=planned.source)
     except SimetCacheError as error:
         return PlannedSet(one, extractor, suffix, "error", reason=str(error))
-    status, features = seen.status, seen.features
-    if status == "stale" and config.on_stale == "reuse" and features and features.shape[0] == images:
+    passed_over = getattr(resolve_subset(planned.dataset)[0], "passed_over", ())
+    features = seen.features
+    status: str = seen.status
+    if status == "stale" and config.on_stale == "reuse" and _has_rows(features, images):
         status = "hit"
     if config.force_recompute:
         status = "miss"
+    reason = seen.reason if status != "hit" else ""
+    bad = _bad_images(planned, status, config, checked)
+    if bad:
+        status, reason = "error", cannot_read(bad, total=images)
+    elif status == "stale" and config.on_stale == "error" and not config.remote and _has_rows(features, images):
+        status, reason = "error", f"{reason}. Make them again with on_stale: recompute, or keep them with reuse"
     return PlannedSet(
         one,
         extractor,
@@ -206,9 +252,26 @@ def _looked_at(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, s
         status,
         planned.key,
         images,
-        seen.reason if status != "hit" else "",
+        reason,
         features if status == "hit" else None,
+        passed_over,
+        tuple(SkippedImage(error.path, error.reason) for error in bad),
     )
+
+
+def _has_rows(features: FeatureSet | None, number: int) -> bool:
+    return features is not None and features.shape[0] == number
+
+
+def _bad_images(planned: Planned, status: str, config: EvaluationConfig, checked: _Checked) -> list[ImageReadError]:
+    """What would stop the extraction of a set, as far as headers tell; nothing where none is to come."""
+    if status == "hit" or config.on_bad_image != "stop" or (status == "stale" and config.on_stale == "error"):
+        return []
+    components, fingerprint = planned.source.components, planned.source.fingerprint
+    images = (components["dataset"], components["subset"], fingerprint.stat)
+    if images not in checked:
+        checked[images] = bad_headers(planned.dataset)
+    return checked[images]
 
 
 def _costs(sets: Iterable[PlannedSet], store: FeatureStore) -> Iterator[Cost]:
@@ -216,7 +279,7 @@ def _costs(sets: Iterable[PlannedSet], store: FeatureStore) -> Iterator[Cost]:
     for one in {each.key: each for each in sets if each.key}.values():  # equal ones are extracted once
         by_extractor.setdefault(one.suffix.partition("@")[0], []).append(one)
     for suffix, found in by_extractor.items():
-        missing = [one for one in found if one.status != "hit"]
+        missing = [one for one in found if one.status not in ("hit", "error")]
         if missing:
             speed, width = _experience(suffix, [one.key for one in found if one.status == "hit"], store)
             images = sum(one.images for one in missing)

@@ -14,7 +14,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from simet_cache.config import EvaluationConfig, ExtractorConfig, TaskRunnerConfig
-from simet_cache.config_file import load_config
+from simet_cache.config_file import config_from_folders, load_config
 from simet_cache.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -490,6 +490,148 @@ def test_a_step_may_be_said_by_hand(load: Load) -> None:
 )
 def test_what_may_be_wrong_with_a_step(load: Load, dataset: str, line: str) -> None:
     assert refused(load, f"reference: {{path: real/a}}\ndatasets: [{dataset}]") == [f"c.yaml:2: {line}"]
+
+
+# Names from paths, and parts
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["x/ckpt-500/samples", "x/ckpt-900/samples"], ["ckpt-500", "ckpt-900"]),
+        (["x/ckpt-500/samples/", "x/ckpt-900/../ckpt-900/samples"], ["ckpt-500", "ckpt-900"]),
+        (["x/ckpt-500/samples", "x/ckpt-900/samples", "plain"], ["ckpt-500", "ckpt-900", "plain"]),
+        (["x/ckpt-500", "x/ckpt-900"], ["ckpt-500", "ckpt-900"]),  # the last component alone tells them apart
+        (["x/ckpt-500", "y/ckpt-500"], ["x", "y"]),
+        (["x/1/out/s", "x/2/out/s", "y/1/out/s"], ["x_1", "x_2", "y_1"]),
+        (["x/1/s", "x/2/s", "1"], ["x_1", "x_2", "1"]),  # a name that another one has is none
+        (["x/1/s", "x/2/s", "x/1/t", "x/2/t"], ["1_s", "2_s", "1_t", "2_t"]),
+        (["s", "x/s"], [None, "x"]),
+    ],
+)
+@pytest.mark.parametrize("written", ["command", "file"])
+def test_folders_of_one_name_are_called_after_what_differs(
+    load: Load, project: Path, folders: list[str], expected: list[str | None], written: str
+) -> None:
+    for folder in folders:
+        put(project / folder)
+    if written == "command":
+        config = config_from_folders("real/a", folders)
+    else:
+        config = load(json.dumps({"reference": {"path": "real/a"}, "datasets": [{"path": one} for one in folders]}))
+    assert names(config.datasets) == [name or project.name for name in expected]
+
+
+def test_names_that_are_given_are_kept_and_those_of_references_are_made_alike(load: Load, project: Path) -> None:
+    for folder in ("x/1/s", "x/2/s"):
+        put(project / folder)
+    config = load("references: [{path: x/1/s}, {path: x/2/s}]\ndatasets: [{path: x/1/s}, {path: x/2/s, name: s2}]")
+    assert names(config.all_references) == ["1", "2"]
+    assert names(config.datasets) == ["s", "s2"]
+    text = "reference: {path: real/a}\ndatasets: [{path: x/1/s, name: s}, {path: x/2/s}]"
+    assert refused(load, text) == ["c.yaml:2: datasets.1: two datasets are called 's'; give them a 'name' each"]
+
+
+def test_of_one_folder_given_twice_the_second_is_refused(load: Load, project: Path) -> None:
+    for folder in ("x/1/s", "x/2/s"):
+        put(project / folder)
+    with pytest.raises(ConfigError) as caught:
+        config_from_folders("real/a", ["x/1/s", "x/2/s", "x/1/s"])
+    assert caught.value.problems == [
+        f"--synth: datasets.2: two datasets are called '1', both of {project}/x/1/s; leave one out, or give them a"
+        " 'name' each"
+    ]
+
+
+def test_two_globs_that_find_folders_of_one_name(load: Load, project: Path) -> None:
+    for folder in ("x/1/s", "x/2/s", "y/1/s"):
+        put(project / folder)
+    config = load("reference: {path: real/a}\ndatasets: [{glob: 'x/*/s'}, {glob: 'y/*/s'}, {path: plain}]")
+    assert names(config.datasets) == ["x_1", "2", "y_1", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folders", "expected"),
+    [
+        (
+            "s/{run}/ckpt-{step}/out",
+            ["s/b/ckpt-10/out", "s/a/ckpt-10/out", "s/a/ckpt-9/out", "s/a/ckpt-x/out"],
+            [("a_ckpt-9", 9, {"run": "a"}), ("a_ckpt-10", 10, {"run": "a"}), ("b_ckpt-10", 10, {"run": "b"})],
+        ),
+        (
+            "s/{model}-{seed}/*",
+            ["s/gan-1/x", "s/gan-2-b/y"],
+            [("gan-1_x", None, {"model": "gan", "seed": "1"}), ("gan-2-b_y", None, {"model": "gan", "seed": "2-b"})],
+        ),
+        ("s/{run}{step}", ["s/ab120"], [("ab120", 120, {"run": "ab"})]),  # all of its digits
+        ("s/{step}{run}", ["s/120ab"], [("120ab", 120, {"run": "ab"})]),
+        ("s/*{run}x", ["s/abx"], [("abx", None, {"run": "b"})]),
+        ("s/{a}{b}", ["s/xyz", "s/q/rs"], [("xyz", None, {"a": "x", "b": "yz"})]),  # within one component
+        ("s/**/{run}/x", ["s/p/q/x"], [("p_q", None, {"run": "q"})]),
+        ("s/[{]run}/{run}", ["s/{run}/a"], [("a", None, {"run": "a"})]),
+        ("s/{run}[12]", ["s/a1", "s/b3"], [("a1", None, {"run": "a"})]),
+    ],
+)
+def test_a_name_in_braces_is_a_part(
+    load: Load, project: Path, pattern: str, folders: list[str], expected: list[tuple[str, int | None, dict[str, str]]]
+) -> None:
+    for folder in folders:
+        (project / folder).mkdir(parents=True)
+    config = load(f"reference: {{path: real/a}}\ndatasets: [{{glob: '{pattern}'}}]")
+    assert [(one.name, one.step, one.parts) for one in config.datasets] == expected
+    assert EvaluationConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_part_beside_a_folder_whose_name_looks_like_one(project: Path) -> None:
+    home = project / "{run}"
+    put(home / "real")
+    put(home / "sets" / "a")
+    (home / "c.yaml").write_text("reference: {path: real}\ndatasets: [{glob: 'sets/{run}'}]")
+    (one,) = load_config(home / "c.yaml").datasets
+    assert (one.parts, one.path) == ({"run": "a"}, home / "sets" / "a")
+
+
+def test_parts_may_be_said_by_hand(load: Load) -> None:
+    config = load("reference: {path: real/a}\ndatasets: [{path: plain, parts: {run: a, root: x}}]")
+    assert config.datasets[0].parts == {"run": "a", "root": "x"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "line"),
+    [
+        ("{glob: '{run}/{run}'}", "datasets.0.glob: expected {run} once, found it 2 times in ./{run}/{run}"),
+        ("{glob: 'runs/{metric}'}", "datasets.0.glob: results have a column 'metric' already; choose another name"),
+        (
+            "{glob: 'runs/*', parts: {run: a}}",
+            "datasets.0: a glob finds the parts itself; write their names in braces in the pattern, like {run}",
+        ),
+        (
+            "{path: plain, parts: {value: a}}",
+            "datasets.0.parts.value: results have a column 'value' already; choose another name",
+        ),
+        ("{path: plain, parts: {'a b': a}}", "datasets.0.parts.a b: expected a name like run, found 'a b'"),
+        ("{path: 'runs/{run}'}", "datasets.0.path: no such folder: ./runs/{run}. Patterns stand under 'glob'"),
+    ],
+)
+def test_what_may_be_wrong_with_parts(load: Load, dataset: str, line: str) -> None:
+    assert refused(load, f"reference: {{path: real/a}}\ndatasets: [{dataset}]") == [f"c.yaml:2: {line}"]
+
+
+def test_what_lies_beside_a_glob_is_known(load: Load, project: Path) -> None:
+    for folder in ("s/a/ckpt-1/out", "s/a/ckpt-2", "s/a/ckpt-last/out", "s/a/other", "s/b", "s/.hidden/ckpt-1/out"):
+        (project / folder).mkdir(parents=True)
+    (project / "s" / "log.txt").touch()
+    config = load("reference: {path: real/a}\ndatasets: [{glob: 's/*/ckpt-{step}/out'}, {glob: 'real/*'}]")
+    (one,) = config.beside_globs
+    assert one.glob == f"{project}/s/*/ckpt-{{step}}/out"
+    assert [path.removeprefix(f"{project}/s/") for path in one.paths] == [
+        ".hidden",
+        "a/ckpt-2",
+        "a/ckpt-last",
+        "b",
+        "log.txt",
+    ]
+    assert config.datasets[0].path == project / "s/a/ckpt-1/out"
 
 
 # How it runs

@@ -72,7 +72,7 @@ def test_the_good_ones_are_known_without_reading_them(
     remember(store, dataset, [1, 3])
     read = []
 
-    def fail(path: str) -> Any:
+    def fail(path: str, **_: Any) -> Any:
         read.append(Path(path).name)
         raise ImageReadError(path, "still")
 
@@ -90,7 +90,7 @@ def test_a_bad_image_that_can_be_read_after_all_makes_the_list_void(
     """As after too many open files, or with a newer Pillow: no file has changed."""
     dataset = FolderDataset(root)
     remember(store, dataset, [1, 3])
-    monkeypatch.setattr("simet_cache.datasets.folder.read_image", lambda _: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr("simet_cache.datasets.folder.read_image", lambda *_, **__: Image.new("RGB", (1, 1)))
     assert without(store, dataset) == (dataset, [])
 
 

@@ -260,8 +260,7 @@ def _told_apart(found: Sequence[_Nameless]) -> list[str]:
     alike: dict[str, set[str]] = defaultdict(set)
     for place, path in nameless.items():
         alike[names[place]].add(path)
-    fixed = {name for place, name in enumerate(names) if place not in nameless}
-    clashing = {place: path for place, path in nameless.items() if len(alike[names[place]]) > 1 or names[place] in fixed}
+    clashing = {place: path for place, path in nameless.items() if len(alike[names[place]]) > 1}
     taken = {name for place, name in enumerate(names) if place not in clashing}
     # components that end all of the paths tell nothing, but a glob has said which ones matter
     components = {place: Path(path).parts[1:] for place, path in clashing.items()}
@@ -283,9 +282,7 @@ def _last(components: tuple[str, ...], number: int, *, before: int) -> str:
 
 
 def _equal_at_the_end(paths: Collection[tuple[str, ...]]) -> int:
-    """How many components several paths have in common at their end; one is left of the shortest."""
-    if len(paths) < 2:
-        return 0
+    """How many components all paths have in common at their end; one is left of the shortest."""
     common = 0
     for components in zip(*(path[:0:-1] for path in paths), strict=False):
         if len({*components}) > 1:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, PrivateAttr, ModelWrapValidatorHandler, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from simet_cache.config import checks
 from simet_cache.config.datasets import Dataset, Datasets, expanded, named, without_images
 from simet_cache.config.exclude import ExcludeConfig, left_over
 from simet_cache.config.extractor import ExtractorConfig, alike
 from simet_cache.config.model import Model, Whole, raise_problems
-from simet_cache.config.patterns import Beside
 from simet_cache.config.parts import IntervalsConfig, RestraintConfig, Runner, TaskRunnerConfig
+from simet_cache.config.patterns import Beside
 from simet_cache.datasets.images import MAX_PIXELS
 from simet_cache.errors import ConfigError
 from simet_cache.metrics import METRICS

@@ -1,4 +1,4 @@
-"""Folders by a pattern: which there are, what each is called, its step and other named parts, and what else is there."""
+"""Folders by a pattern: which there are, what each is called, its step and its other parts, and what else is there."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def find(pattern: Path) -> list[Found]:
 
 
 def beside(pattern: Path) -> Beside:
-    """What the wildcards of a pattern fit and the pattern does not: ``checkpoint-last``, files, folders without samples.
+    """What the wildcards of a pattern fit and all of it does not: ``checkpoint-last``, files, folders without samples.
 
     Each wildcard counts as a star, and what a star passes over, being hidden, counts, too. Below a folder that is
     passed over, and below ``**``, nothing is looked for.

@@ -11,58 +11,21 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 from PIL import Image
 from torch.utils.data import Dataset
 
+from simet_cache.datasets import passed_over
 from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image, readable_formats
+from simet_cache.datasets.passed_over import Notes
 from simet_cache.errors import DatasetError, ImageReadError
 from simet_cache.retrying import errno_can_pass
 
 _HIDDEN = ("__MACOSX", "Thumbs.db")  # left behind by desktops; so are names with a leading dot
 _THREADS = 8  # that wait for files of a file server; one alone reads headers as fast from memory
 _BATCH = 64
-
-HIDDEN = "hidden"
-OTHER = "not named like an image"
-NO_FILE = "neither file nor folder"
-LISTED = "a link to a folder that counts already"
-NO_CLASS = "a folder for a class without an image"
-
-
-@dataclass(frozen=True)
-class PassedOver:
-    """Entries of a folder that do not count as images, for one reason.
-
-    Attributes:
-        why: In a few words.
-        count: How many; a hidden folder is one.
-        first: The first of them in code point order, relative to the root.
-    """
-
-    why: str
-    count: int
-    first: str
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.why} ({self.first})" if self.count == 1 else f"{self.count} {self.why} (first {self.first})"
-
-
-class _Notes:
-    """What a search passes over: numbers and first names, since there may be as many of them as images."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
-
-    def add(self, why: str, name: str) -> None:
-        count, first = self._found.get(why, (0, name))
-        self._found[why] = count + 1, min(first, name)
-
-    def all(self) -> tuple[PassedOver, ...]:
-        return tuple(PassedOver(why, *self._found[why]) for why in sorted(self._found))
 
 
 @functools.cache
@@ -85,7 +48,7 @@ def image_files(root: Path) -> list[str]:
     Raises:
         DatasetError: A folder cannot be listed.
     """
-    return sorted(_walk(os.fspath(root), _Notes()))
+    return sorted(_walk(os.fspath(root), Notes()))
 
 
 def has_images(root: Path) -> bool:
@@ -94,10 +57,10 @@ def has_images(root: Path) -> bool:
     Raises:
         DatasetError: A folder cannot be listed.
     """
-    return next(_walk(os.fspath(root), _Notes()), None) is not None
+    return next(_walk(os.fspath(root), Notes()), None) is not None
 
 
-def _walk(root: str, notes: _Notes) -> Iterator[str]:
+def _walk(root: str, notes: Notes) -> Iterator[str]:
     """The real tree first, then round by round what links lead to, in the order of their paths."""
     seen: set[tuple[int, int]] = set()
     starts = [""]
@@ -108,9 +71,7 @@ def _walk(root: str, notes: _Notes) -> Iterator[str]:
         starts = links
 
 
-def _walk_real(
-    root: str, start: str, seen: set[tuple[int, int]], links: list[str], notes: _Notes
-) -> Iterator[str]:
+def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[str], notes: Notes) -> Iterator[str]:
     """Files below ``root/start`` without following links to folders, which are added to ``links``."""
     suffixes = image_suffixes()
     folders = [start]
@@ -119,22 +80,22 @@ def _walk_real(
         prefix = f"{folder}/" if folder else ""
         path = os.path.join(root, folder) if folder else root
         if not _is_new(path, seen):
-            notes.add(LISTED, folder)
+            notes.add(passed_over.LISTED, folder)
             continue
         for entry in _entries(path):
             name = entry.name
             if name.startswith(".") or name in _HIDDEN:
-                notes.add(HIDDEN, prefix + name)
+                notes.add(passed_over.HIDDEN, prefix + name)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(prefix + name)
             elif entry.is_symlink() and _leads_to_folder(entry):
                 links.append(prefix + name)
             elif _suffix(name) not in suffixes:
-                notes.add(OTHER, prefix + name)
+                notes.add(passed_over.OTHER, prefix + name)
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield prefix + name
             else:
-                notes.add(NO_FILE, prefix + name)
+                notes.add(passed_over.NO_FILE, prefix + name)
 
 
 def _suffix(name: str) -> str:
@@ -202,7 +163,7 @@ class FolderDataset(Dataset[Any]):
         classes: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        notes = _Notes()
+        notes = Notes()
         self.root = _existing_folder(Path(root))
         self.files = sorted(_walk(os.fspath(self.root), notes))
         self.transform = transform
@@ -218,7 +179,7 @@ class FolderDataset(Dataset[Any]):
         if classes:
             self.classes, self.targets = _classify(self.root, self.files)
             for name in sorted(_folders_in(self.root) - {*self.classes}):
-                notes.add(NO_CLASS, name)
+                notes.add(passed_over.NO_CLASS, name)
         self.passed_over = notes.all()
 
     def __len__(self) -> int:

@@ -66,6 +66,17 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
     return Extractor(suffix, transform, partial(family.build, config), identity)
 
 
+def check_weights(config: ExtractorConfig) -> None:
+    """See that a configuration's file of weights fits its model, if it names one; the model itself is not built.
+
+    Raises:
+        WeightsError: It is no state dict, or does not fit.
+        ExtractorError: The model cannot be built.
+    """
+    if config.weights_file is not None:
+        _FAMILIES.get(config.name, torchvision_models).check_weights(config, config.weights_file)
+
+
 def named_in(suffix: str) -> str:
     """The name of the extractor whose suffix this is; the suffix itself where it is of none that is known."""
     known = (name for name in names() if re.match(rf"{re.escape(name)}(?![a-z0-9])", suffix))

@@ -18,6 +18,8 @@ from simet_cache.errors import ExtractorError
 from simet_cache.extractors import weights as w
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
     from simet_cache.config import ExtractorConfig
@@ -71,6 +73,18 @@ def build(config: ExtractorConfig) -> nn.Module:
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             block.conv, block.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return _FirstOutput(model).eval().requires_grad_(requires_grad=False)
+
+
+def check_weights(config: ExtractorConfig, path: Path) -> None:
+    """See that a file of weights fits.
+
+    Raises:
+        ExtractorError: torch-fidelity is not installed.
+        WeightsError: It does not fit.
+    """
+    with torch.device("meta"):
+        model = _unloaded(config.layer or "2048")
+    w.load_into(model, w.read_file(path), str(path), assign=True)
 
 
 def _unloaded(layer: str) -> nn.Module:

@@ -21,6 +21,8 @@ from simet_cache.errors import ExtractorError
 from simet_cache.extractors import weights as w
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from simet_cache.config import ExtractorConfig
 
 INCEPTION = "inception_v3"
@@ -84,6 +86,18 @@ def build(config: ExtractorConfig) -> nn.Module:
         _try_out(model, config)
     fused: nn.Module = fuse(model).eval().requires_grad_(requires_grad=False)
     return fused
+
+
+def check_weights(config: ExtractorConfig, path: Path) -> None:
+    """See that a file of weights fits.
+
+    Raises:
+        WeightsError: It does not.
+        ExtractorError: The model has no linear head, or cannot be built.
+    """
+    with torch.device("meta"):
+        model = _headless(config)
+    w.load_into(model, w.renamed(w.read_file(path), _modern), str(path), assign=True)
 
 
 def _modern(name: str) -> str:

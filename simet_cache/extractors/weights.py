@@ -76,8 +76,14 @@ def renamed(state: StateDict, rename: Callable[[str], str]) -> StateDict:
     return result
 
 
-def load_into(model: nn.Module, state: StateDict, source: str) -> None:
+def load_into(model: nn.Module, state: StateDict, source: str, *, assign: bool = False) -> None:
     """Load weights for every parameter that the model has; what else there is, like the head, is left out.
+
+    Args:
+        model: Whose weights they are to be.
+        state: Tensors by name.
+        source: What to call them in errors.
+        assign: Make the tensors themselves the model's, which a model without memory (on ``meta``) needs.
 
     Raises:
         WeightsError: Parameters are missing, or have other shapes.
@@ -88,7 +94,7 @@ def load_into(model: nn.Module, state: StateDict, source: str) -> None:
         found, expected = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
         raise WeightsError(f"the weights of {source} do not fit: {wrong[0]!r} has shape {found}, expected {expected}")
     try:  # not by name alone: some models rename what is in older files
-        found = model.load_state_dict(state, strict=False)
+        found = model.load_state_dict(state, strict=False, assign=assign)
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"the weights of {source} do not fit: {str(error).splitlines()[-1].strip()}") from error
     # num_batches_tracked counts training steps and changes no output; old files do not have it

@@ -13,7 +13,7 @@ from simet_cache.atomic import reported, write_atomically
 from simet_cache.metrics import MetricValue
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 
-_WHERE = ("reference", "extractor", "dataset", "step")
+_WHERE = ("reference", "extractor", "dataset")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
 _MORE = ("n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
 _LAST = ("reference_key", "cached", "warnings", "error")
@@ -54,7 +54,8 @@ def as_csv(results: EvaluationResults) -> str:
     """
     verdicts = {(one.reference, one.extractor, one.dataset, one.metric): one.passed for one in results.verdicts}
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_WHERE, *_COLUMNS, *_MORE, *_LAST], restval="", lineterminator="\n")
+    columns = [*_WHERE, *results.part_names, "step", *_COLUMNS, *_MORE, *_LAST]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for table in results.tables:
         for one in table.datasets:
@@ -70,6 +71,7 @@ def _rows(table: Table, one: DatasetResult, passed: Mapping[str, object]) -> Ite
         "reference": table.reference.name,
         "extractor": table.extractor,
         "dataset": one.name,
+        **one.parts,
         "step": "" if one.step is None else one.step,
         "suffix": one.suffix,
         "key": one.features.key if one.features else "",

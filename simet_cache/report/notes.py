@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from simet_cache.datasets.passed_over import in_one_line
 from simet_cache.metrics import METRICS
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 
@@ -47,6 +48,7 @@ def notes(results: EvaluationResults) -> list[str]:
         *_failures(tables, names),
         *_broken(results, tables, names),
         *_cut(_skipped(tables), "sets have images skipped"),
+        *_passed_over(results),
         *_cut(_warnings(tables, names), "warnings; results.json has them all"),
         *_cut(_open_rankings(tables, names), "rankings are open; results.json has them all"),
         *_cut(_classes(tables, names), "datasets and metrics per class; results.csv has them all"),
@@ -127,6 +129,13 @@ def _skipped(tables: Sequence[Table]) -> Iterator[str]:
             if one.skipped:
                 first = one.skipped[0]
                 yield f"{one.name}: images skipped: {len(one.skipped)}, first {first['path']}: {first['reason']}"
+
+
+def _passed_over(results: EvaluationResults) -> list[str]:
+    """One line, since nothing of it needs to be wrong."""
+    sets = ((one.name, one.passed_over) for t in results.tables for one in (t.reference, *t.datasets))
+    line = in_one_line(sets, ((one["glob"], one["paths"]) for one in results.plan.get("beside_globs", ())))
+    return [f"{line}; results.json has them by set"] if line else []
 
 
 def _warnings(tables: Sequence[Table], names: _Names) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from simet_cache.datasets.passed_over import PassedOver
 from simet_cache.extractors import frechet_label
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import Difference, MetricValue
@@ -24,6 +25,7 @@ class DatasetResult:
         name: As in the configuration.
         suffix: The extractor suffix of its key.
         step: Of the training that made it, where the configuration knows it.
+        parts: What else the configuration tells it by, like the name of the run: columns of the results.
         features: The handle on its features; None where there are none.
         cached: Whether extraction was skipped.
         extraction_seconds: How long the extraction took, in this run or in the one that made the features; None where
@@ -31,6 +33,8 @@ class DatasetResult:
         images_per_second: Likewise.
         device: What it ran on, likewise.
         skipped: Images that could not be read and were left out, with the reason.
+        passed_over: What lies in its folder and does not count as an image.
+        bad_images: Images that cannot be read, with the reason, where that is why there are no features.
         error: Why it could not be measured; None where it was.
         values: By metric; empty for the reference, and where it could not be measured.
         failures: Why a metric has no value here, by metric.
@@ -41,12 +45,15 @@ class DatasetResult:
     name: str
     suffix: str
     step: int | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
     features: FeatureSet | None = None
     cached: bool = False
     extraction_seconds: float | None = None
     images_per_second: float | None = None
     device: str | None = None
     skipped: tuple[dict[str, str], ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    bad_images: tuple[dict[str, str], ...] = ()
     error: str | None = None
     values: Mapping[str, MetricValue] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +149,11 @@ class EvaluationResults:
             parts.append(f"{held} of {len(self.verdicts)} restraints hold")
         return "; ".join(parts)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of all parts that datasets are told by, each once."""
+        return tuple(dict.fromkeys(name for table in self.tables for one in table.datasets for name in one.parts))
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
@@ -185,12 +197,15 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "name": result.name,
         "suffix": result.suffix,
         "step": result.step,
+        "parts": dict(result.parts),
         "features": result.features.to_json() if result.features else None,
         "cached": result.cached,
         "extraction_seconds": result.extraction_seconds,
         "images_per_second": result.images_per_second,
         "device": result.device,
         "skipped": list(result.skipped),
+        "passed_over": [dict(vars(one)) for one in result.passed_over],
+        "bad_images": list(result.bad_images),
         "error": result.error,
         "values": {name: _value_json(value) for name, value in result.values.items()},
         "failures": dict(result.failures),

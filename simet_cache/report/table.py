@@ -50,7 +50,8 @@ def print_table(results: EvaluationResults) -> None:
     shown, hidden = parts(results)
     for part in shown:
         console.print()
-        _print_part(console, *_cells(results, part), title=_title(part.table))
+        names = ("dataset", *results.part_names)
+        _print_part(console, *_cells(results, part), title=_title(part.table), names=names)
         if part.left_out:
             console.print(Text(part.left_out), soft_wrap=True)
     for line in (*_tables_left_out(hidden), *notes(results)):
@@ -59,7 +60,9 @@ def print_table(results: EvaluationResults) -> None:
     console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
 
 
-def _print_part(console: Console, header: Sequence[str], rows: Sequence[Sequence[_Cell]], *, title: str) -> None:
+def _print_part(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[_Cell]], *, title: str, names: Sequence[str]
+) -> None:
     """One table; or several below each other, where the columns are more than the terminal is wide."""
     # in a narrow terminal long headings and names wrap, and numbers never do
     widths = [
@@ -67,13 +70,13 @@ def _print_part(console: Console, header: Sequence[str], rows: Sequence[Sequence
         for number, heading in enumerate(header)
     ]
     widths[0] = min(widths[0], _NAME)
-    leading = [number for number, name in enumerate(header) if name in ("dataset", "step")]
+    leading = [number for number, name in enumerate(header) if name in (*names, "step")]
     others = [number for number in range(len(header)) if number not in leading]
     for first, columns in _packed(leading, others, widths, console.width):
         table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
         table.title = Text(title) if first else None
         for number in columns:
-            justify: Literal["left", "right"] = "left" if header[number] in ("dataset", "features") else "right"
+            justify: Literal["left", "right"] = "left" if header[number] in (*names, "features") else "right"
             table.add_column(Text(header[number], overflow="fold"), justify=justify, min_width=widths[number])
         for row in rows:
             table.add_row(*(_styled(row[number]) for number in columns))
@@ -133,6 +136,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
     steps = any(one.step is not None for other in results.tables for one in other.datasets)
     header = [
         "dataset",
+        *results.part_names,
         *(["step"] if steps else []),
         "images",
         *(f"{table.label(name)} {_ARROW[METRICS[name].direction]}" for name in table.metrics),
@@ -146,6 +150,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
         rows.append(
             [
                 _Cell(one.name),
+                *(_Cell(one.parts.get(name, "-")) for name in results.part_names),
                 *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
                 *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -319,3 +320,60 @@ def test_it_can_be_pickled(tmp_path: Path) -> None:
 def test_it_feeds_a_loader(tmp_path: Path) -> None:
     dataset = FolderDataset(put(tmp_path, *[f"{i}.png" for i in range(5)]), transform=shade)
     assert [batch.tolist() for batch in DataLoader(dataset, batch_size=2)] == [[0, 1], [2, 3], [4]]
+
+
+# What does not count is counted
+
+
+def counted(dataset: FolderDataset) -> dict[str, tuple[int, str]]:
+    return {one.why: (one.count, one.first) for one in dataset.passed_over}
+
+
+def test_what_is_passed_over_is_counted_by_reason(tmp_path: Path) -> None:
+    root = put(tmp_path / "root", "a.png", "x/b.jpg", ".c.png", ".git/d.png", "x/._b.jpg", "notes.txt", "x/e.npy", "f")
+    os.mkfifo(root / "pipe.png")
+    (root / "again").symlink_to(root / "x")
+    (root / "x" / "loop").symlink_to("..")
+    assert counted(FolderDataset(root)) == {
+        "hidden": (3, ".c.png"),
+        "not named like an image": (3, "f"),
+        "neither file nor folder": (1, "pipe.png"),
+        "a link to a folder that counts already": (2, "again"),
+    }
+
+
+def test_nothing_is_said_where_everything_counts(tmp_path: Path) -> None:
+    assert FolderDataset(put(tmp_path, "a.png", "x/b.jpg")).passed_over == ()
+
+
+def test_classes_without_an_image_are_counted(tmp_path: Path) -> None:
+    root = put(tmp_path / "root", "cat/a.png", "dog/b.png", "emu/c.txt")
+    (root / "yak").mkdir()
+    (root / "kitten").symlink_to(root / "cat")
+    dataset = FolderDataset(root, classes=True)
+    assert dataset.classes == ["cat", "dog"]
+    assert counted(dataset)["a folder for a class without an image"] == (3, "emu")
+    assert "a folder for a class without an image" not in counted(FolderDataset(root))
+
+
+def test_a_folder_without_images_says_what_it_holds_instead(tmp_path: Path) -> None:
+    put(tmp_path, ".a.png", "a.npy", "b.npy")
+    with pytest.raises(DatasetError, match=r"found 1 hidden \(\.a\.png\), 2 not named like an image \(first a\.npy\)"):
+        FolderDataset(tmp_path)
+
+
+def test_bad_headers_are_found_in_their_order_and_what_can_pass_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, *(f"{number:03d}.png" for number in range(200)))
+    for number in (7, 150, 199):
+        (tmp_path / f"{number:03d}.png").write_bytes(b"no image")
+    dataset = FolderDataset(tmp_path)
+    assert [Path(error.path).name for error in dataset.bad_headers(range(200))] == ["007.png", "150.png", "199.png"]
+    assert [Path(error.path).name for error in dataset.bad_headers([199, 3, 7])] == ["199.png", "007.png"]
+
+    def stumbling(path: str, **_: Any) -> None:
+        raise ImageReadError(path, "stale file handle", errno=errno.ESTALE)
+
+    monkeypatch.setattr("simet_cache.datasets.folder.check_header", stumbling)
+    assert dataset.bad_headers(range(200)) == []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simet_cache.datasets import images
-from simet_cache.datasets.images import decode_image, read_image, to_rgb
+from simet_cache.datasets.images import check_header, decode_image, read_image, to_rgb
 from simet_cache.errors import ImageReadError
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
@@ -326,3 +326,37 @@ def test_decode_image_names_what_it_was_told() -> None:
     Image.new("F", (2, 2)).save(floats, format="TIFF")
     with pytest.raises(ImageReadError, match=r"a\.zip/c\.tif: float pixels"):
         decode_image(floats, "a.zip/c.tif")
+
+
+# Headers, and the limit on pixels
+
+
+def test_a_header_is_refused_as_reading_the_image_would_be(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_bytes(b"no image")
+    Image.new("F", (2, 2)).save(tmp_path / "floats.tif")
+    saved(tmp_path / "big.png", noise(20, 20, 3))
+    for name in ("empty.png", "text.png", "floats.tif", "big.png", "missing.png"):
+        errors = []
+        for look in (check_header, read_image):
+            with pytest.raises(ImageReadError) as caught:
+                look(tmp_path / name, max_pixels=399)
+            errors.append((caught.value.path, caught.value.reason, caught.value.errno))
+        assert errors[0] == errors[1]
+    truncated = saved(tmp_path / "truncated.png", noise(20, 20, 3))
+    os.truncate(truncated, 200)
+    check_header(truncated)  # only its pixels are damaged
+
+
+def test_the_limit_on_pixels_is_the_callers_and_pixels_do_not_depend_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "a.png", noise(20, 20, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if the image were beyond what Pillow opens by itself
+    with pytest.raises(ImageReadError, match=r"decompression bomb.*raise max_pixels"):
+        read_image(path)
+    raised = read_image(path, max_pixels=200_000_000)
+    monkeypatch.undo()
+    assert raised.tobytes() == read_image(path).tobytes() == read_image(path, max_pixels=400).tobytes()
+    with pytest.raises(ImageReadError, match="20 x 20 pixels are more than the 399 of max_pixels"):
+        read_image(path, max_pixels=399)

@@ -24,7 +24,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from simet_cache.config import ExtractorConfig
 from simet_cache.errors import WeightsError
-from simet_cache.extractors import torchvision_models
+from simet_cache.extractors import check_weights, make_extractor, torchvision_models
 from simet_cache.extractors import weights as w
 
 URL = "https://weights.invalid/models/tiny-0123abcd.pth"
@@ -405,3 +405,33 @@ def test_seeded_leaves_the_global_random_numbers_alone() -> None:
     state = torch.get_rng_state()
     w.seeded(3, lambda: torch.nn.Linear(3, 3))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# Files that do not fit are found without building the model
+
+
+@pytest.mark.parametrize("name", ["resnet18", "fid_inception"])
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {}, {"conv1.weight": torch.zeros(3)}, {"other": torch.zeros(3)}])
+def test_a_file_of_weights_is_refused_as_building_the_model_would_refuse_it(
+    tmp_path: Path, name: str, content: object
+) -> None:
+    config = ExtractorConfig(name=name, weights=str(saved(tmp_path / "w.pth", content)))
+    errors = []
+    for look in (check_weights, lambda config: make_extractor(config).build()):
+        with pytest.raises(WeightsError) as caught:
+            look(config)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vit_b_16"])
+def test_a_file_of_weights_that_fits_is_said_to_fit(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path / "w.pth", get_model(name, weights=None).state_dict())
+    check_weights(ExtractorConfig(name=name, weights=str(path)))
+
+
+def test_weights_that_are_published_or_random_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(w, "read_file", None)
+    monkeypatch.setattr(w, "download", None)
+    for weights in ("default", "random"):
+        check_weights(ExtractorConfig(name="resnet18", weights=weights))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prefect.client.orchestration import get_client
 
 from flows.evaluate import EXAMPLE, ROOT, evaluate, main
@@ -412,6 +413,25 @@ class TestCommand:
         assert "Traceback" not in done.stdout + done.stderr
         assert "PASS" not in done.stdout
         assert (project / "results" / "results.json").exists()
+
+    @pytest.mark.parametrize("plan", [[], ["--plan"]])
+    def test_weights_that_do_not_fit_are_found_before_anything_begins(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plan: list[str]
+    ) -> None:
+        monkeypatch.setattr("flows.evaluate.quiet_server", None)  # there is no server to start
+        weights = project / "w.pth"
+        torch.save({"conv1.weight": torch.zeros(3)}, weights)
+        monkeypatch.chdir(project)
+        assert (
+            main(["--real", "real", "--synth", "a", *plan, "--set", "extractor={name: resnet18, weights: w.pth}"]) == 2
+        )
+        said = capsys.readouterr()
+        assert said.err.startswith(
+            f"extractor.weights: the weights of {weights} do not fit: 'conv1.weight' has shape (3,)"
+        )
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+        assert not (project / "cache").exists()
 
     def test_weights_that_cannot_be_had_name_the_ways_out(
         self, project: Path, run: Callable[..., Any], tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import random
 import shutil
 from collections import Counter
@@ -231,7 +232,7 @@ class TestShards:
         config = {**sets(2), "shard_size": 4}
         bad = tmp_path / "run" / "checkpoint-1000" / "0005.png"
         good = bad.read_bytes()
-        bad.write_bytes(b"no image")
+        os.truncate(bad, 200)  # its header is fine: only reading it shows
         state = evaluated(config)
         first, second = table_of(state).datasets
         assert first.measured
@@ -263,16 +264,16 @@ class TestFailures:
         self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         config = sets(2)
-        (tmp_path / "run" / "checkpoint-1000" / "0003.png").write_bytes(b"no image")
+        os.truncate(tmp_path / "run" / "checkpoint-1000" / "0003.png", 200)  # its header is fine
         tried: Counter[str] = Counter()
         original = folders.read_image
 
-        def flaky(path: str) -> Any:
+        def flaky(path: str, **options: Any) -> Any:
             name = "/".join(Path(path).parts[-2:])
             tried[name] += 1
             if name == "checkpoint-0000/0002.png" and tried[name] == 1:
                 raise ImageReadError(path, "Stale file handle", errno=116)
-            return original(path)
+            return original(path, **options)
 
         monkeypatch.setattr(folders, "read_image", flaky)
         monkeypatch.setattr("flows.work.exponential_backoff", lambda backoff_factor: lambda retries: [0.0] * retries)
@@ -281,6 +282,67 @@ class TestFailures:
         assert tried["checkpoint-0000/0002.png"] == 2
         assert "cannot read image" in str(second.error)
         assert tried["checkpoint-1000/0003.png"] == 1
+
+    def test_all_bad_images_are_listed_before_anything_of_their_set_is_extracted(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, images_read: list[str]
+    ) -> None:
+        config = {**sets(2), "shard_size": 5}
+        for number in range(11):
+            (tmp_path / "run" / "checkpoint-1000" / f"{number:04d}.png").write_bytes(b"no image" if number else b"")
+        first, second = table_of(evaluated(config)).datasets
+        assert first.measured
+        assert not any(name.startswith("checkpoint-1000") for name in images_read)
+        assert [Path(one["path"]).name for one in second.bad_images] == [f"{n:04d}.png" for n in range(11)]
+        assert second.bad_images[0]["reason"] == "the file is empty"
+        error = str(second.error)
+        assert error.startswith("cannot read images: 11 of 12 are bad: ")
+        assert "0009.png: not an image" in error
+        assert "0010.png" not in error
+        assert "and 1 more" in error
+        (table,) = json.loads((tmp_path / "results" / "results.json").read_text())["tables"]
+        assert len(table["datasets"][1]["bad_images"]) == 11
+
+    def test_headers_of_cached_sets_are_not_read(
+        self, sets: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checked: list[str] = []
+        original = folders.check_header
+
+        def counted(path: str, **options: Any) -> None:
+            checked.append(path)
+            original(path, **options)
+
+        monkeypatch.setattr(folders, "check_header", counted)
+        config = {**sets(1), "extractors": [SMALL, {**SMALL, "seed": 1}]}
+        del config["extractor"]
+        evaluated(config)
+        assert len(checked) == 24  # once for both extractors
+        evaluated(config)
+        assert len(checked) == 24
+
+    def test_bad_images_whose_features_are_at_the_remote_stop_nothing(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = {**sets(1), "remote": f"file://{tmp_path}/remote"}
+        assert evaluated(config).is_completed()
+
+        def unknown_here(path: str, **_: Any) -> None:
+            raise ImageReadError(path, "not an image that Pillow can decode")
+
+        monkeypatch.setattr(folders, "check_header", unknown_here)  # as where a decoder is missing
+        assert evaluated({**config, "cache_dir": str(tmp_path / "elsewhere" / "features")}).is_completed()
+        assert evaluated({**sets(1), "cache_dir": str(tmp_path / "nowhere" / "features")}).is_failed()
+
+    def test_a_limit_on_pixels_is_no_part_of_the_features(
+        self, sets: Callable[[int], dict[str, Any]], images_read: list[str]
+    ) -> None:
+        config = sets(1)
+        refused = table_of(evaluated({**config, "max_pixels": 1599}))
+        assert "40 x 40 pixels are more than the 1,599 of max_pixels" in str(refused.reference.error)
+        assert images_read == []
+        assert evaluated({**config, "max_pixels": 1600}).is_completed()
+        again = table_of(evaluated({**config, "max_pixels": 1599}))
+        assert all(one.cached for one in again.datasets)
 
     @pytest.mark.parametrize(("retries", "failed"), [(1, []), (0, ["checkpoint-1000"])])
     def test_a_comparison_is_tried_again_and_leaves_the_others_of_its_run_alone(
@@ -430,6 +492,61 @@ class TestPlan:
         assert "values: 0 of 3 cached" in said
         assert not (tmp_path / "cache").exists()
         assert not (tmp_path / "results").exists()
+
+    def test_a_plan_fails_where_a_set_cannot_be_used_and_says_which_and_why(
+        self, sets: Callable[[int], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "config.yaml"
+        config.write_text(json.dumps(sets(3)))
+        (tmp_path / "run" / "checkpoint-1000" / "0003.png").write_bytes(b"no image")
+        assert main([str(config), "--plan"]) == 1
+        said = capsys.readouterr().out
+        assert "plan: 4 feature sets: 3 missing, 1 cannot be used" in said
+        assert "checkpoint-1000 (resnet18_random0_32px): cannot read image" in said
+        assert main([str(config), "--plan", "--set", "on_bad_image=skip"]) == 0
+        capsys.readouterr()
+        shutil.rmtree(tmp_path / "run" / "checkpoint-1000")
+        (tmp_path / "run" / "checkpoint-1000").mkdir()
+        assert main([str(config), "--plan"]) == 1
+        assert "checkpoint-1000 (resnet18_random0_32px): no image in" in capsys.readouterr().out
+
+    @pytest.mark.usefixtures("prefect_server")
+    def test_a_plan_fails_where_stale_features_stop_the_run(
+        self, sets: Callable[[int], dict[str, Any]], images: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        config = tmp_path / "config.yaml"
+        config.write_text(json.dumps(sets(1)))
+        evaluated(sets(1))
+        assert main([str(config), "--plan", "--set", "on_stale=error"]) == 0
+        shutil.rmtree(tmp_path / "run" / "checkpoint-0000")
+        images("run/checkpoint-0000", seed=77)
+        assert main([str(config), "--plan"]) == 0
+        assert main([str(config), "--plan", "--set", "on_stale=error"]) == 1
+
+    @pytest.mark.usefixtures("prefect_server")
+    def test_what_is_passed_over_is_one_line_and_is_kept(
+        self,
+        sets: Callable[[int], dict[str, Any]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        config = sets(2)
+        (tmp_path / "run" / "checkpoint-last").mkdir()
+        (tmp_path / "run" / "checkpoint-1000" / "latents.npy").touch()
+        (tmp_path / "real" / ".DS_Store").touch()
+        with caplog.at_level(logging.INFO):
+            results = results_of(evaluated(config))
+        line = (
+            f"passed over: beside {tmp_path}/run/checkpoint-{{step}}: checkpoint-last; real: 1 hidden (.DS_Store);"
+            " checkpoint-1000: 1 not named like an image (latents.npy)"
+        )
+        assert caplog.text.count(line) == 1
+        assert f"\n{line}; results.json has them by set\n" in capsys.readouterr().out
+        assert [len(one.passed_over) for one in results.tables[0].datasets] == [0, 1]
+        data = json.loads((tmp_path / "results" / "results.json").read_text())
+        (beside,) = data["plan"]["beside_globs"]
+        assert beside["paths"] == [f"{tmp_path}/run/checkpoint-last"]
 
     @pytest.mark.usefixtures("prefect_server")
     def test_a_plan_knows_what_earlier_runs_have_measured(

@@ -7,10 +7,13 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from simet_cache.config.patterns import RESERVED
+from simet_cache.datasets.passed_over import PassedOver
 from simet_cache.errors import StoreError
 from simet_cache.report.files import as_csv, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults, Table
@@ -268,3 +271,30 @@ def test_a_file_that_cannot_be_replaced(results: Results, tmp_path: Path) -> Non
 def test_preparing_leaves_nothing(tmp_path: Path) -> None:
     prepare_folder(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_parts_are_columns_that_no_other_column_is_called_like(results: Results, table: Tables, tmp_path: Path) -> None:
+    made = table({"a": {"fid": 1.0}, "b": {"fid": 2.0}})
+    first, second = made.datasets
+    parts = {"run": "x", "seed": "3"}
+    found = results(tables=(replace(made, datasets=(replace(first, parts=parts, step=5), second)),))
+    data, rows = written(found, tmp_path)
+    assert [one["parts"] for one in data["tables"][0]["datasets"]] == [parts, {}]
+    assert [(row["run"], row["seed"], row["step"]) for row in rows] == [("x", "3", "5"), ("", "", "")]
+    columns = list(rows[0])
+    assert columns[: columns.index("step") + 1] == ["reference", "extractor", "dataset", "run", "seed", "step"]
+    assert {*columns} - {"run", "seed", "step"} <= RESERVED
+
+
+def test_what_was_passed_over_and_what_is_bad_is_listed_for_each_set(
+    results: Results, table: Tables, tmp_path: Path
+) -> None:
+    made = table({"a": {"fid": 1.0}, "b": "cannot read images: 2 of 3 are bad"})
+    bad = tuple({"path": f"{number}.png", "reason": "empty"} for number in range(2))
+    first, second = made.datasets
+    sets = (replace(first, passed_over=(PassedOver("hidden", 2, ".x"),)), replace(second, bad_images=bad))
+    data, _ = written(results(tables=(replace(made, datasets=sets),)), tmp_path)
+    one, other = data["tables"][0]["datasets"]
+    assert one["passed_over"] == [{"why": "hidden", "count": 2, "first": ".x"}]
+    assert other["bad_images"] == list(bad)
+    assert (other["passed_over"], one["bad_images"]) == ([], [])

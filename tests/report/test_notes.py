@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from simet_cache.datasets.passed_over import PassedOver
 from simet_cache.report.notes import notes
 from simet_cache.report.results import EvaluationResults, Table
 from simet_cache.restraints import Verdict
@@ -139,3 +141,16 @@ def test_classes_of_many_sets_are_cut(results: Results) -> None:
     lines = notes(results(many(30, one)))
     assert len(lines) == 11
     assert lines[-1] == "and 20 more datasets and metrics per class; results.csv has them all"
+
+
+def test_what_was_passed_over_is_one_line_however_many_sets_there_are(results: Results, table: Tables) -> None:
+    made = table(many(30))
+    hidden, other = PassedOver("hidden", 1, ".x"), PassedOver("not named like an image", 7, "a.txt")
+    sets = tuple(replace(one, passed_over=(hidden, other)) for one in made.datasets)
+    tables = (replace(made, datasets=sets), replace(table(many(30), **ON_RESNET), datasets=sets))
+    found = replace(results(tables=tables), plan={"beside_globs": [{"glob": "s/*", "paths": ["s/last", "s/log"]}]})
+    (line,) = [line for line in notes(found) if "passed over" in line]
+    assert line.startswith(
+        "passed over: beside s/*: last, log; s0: 1 hidden (.x), 7 not named like an image (first a.txt); s1: 1 hidden"
+    )
+    assert line.endswith("; and 21 more; results.json has them by set")

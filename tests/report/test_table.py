@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
@@ -327,3 +328,14 @@ def test_in_a_narrow_terminal_columns_go_below_each_other_and_no_number_is_cut_o
     assert cells == ["50", *(f"{0.12345 + place:.4g} ±0.25*" for place in range(8)), "FAIL fid", "extracted"]
     assert sum(line.startswith("reference:") for line in lines) == 1
     assert (len(rows) == 1) == (width > 200)
+
+
+def test_parts_are_columns_beside_the_dataset(results: Results, table: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = table({"a": {"fid": 1.0}, "b": {"fid": 2.0}}, steps={"a": 5}, metrics=("fid",))
+    first, second = made.datasets
+    found = results(tables=(replace(made, datasets=(replace(first, parts={"run": "x"}), second)),))
+    lines = [line.split() for line in printed(monkeypatch, found).splitlines()]
+    assert any(line[:3] == ["dataset", "run", "step"] for line in lines)
+    assert any(line[:3] == ["a", "x", "5"] for line in lines)
+    assert any(line[:3] == ["b", "-", "-"] for line in lines)
+    assert "| dataset | run | step |" in as_markdown(found)
