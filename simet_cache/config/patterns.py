@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
@@ -92,12 +92,13 @@ def find(pattern: Path) -> list[Found]:
     components = pattern.parts
     before = len(list(_fixed(components)))
     after = len(list(_fixed(components[before:][::-1])))
+    expressions = [None if component == "**" else re.compile(_expression(component)) for component in components]
     found: list[tuple[tuple[object, ...], Found]] = []
     for match in sorted(set(glob.glob(_as_glob(str(pattern)), recursive=True))):
         path = Path(match)
         if not path.is_dir() or path.name.startswith("."):
             continue
-        texts = _texts(components, path.parts)
+        texts = _texts(expressions, path.parts)
         if texts is None:
             continue
         parts = {name: text for name, (_, text) in texts.items() if f"{{{name}}}" != STEP}
@@ -144,15 +145,16 @@ def _fixed(components: Iterable[str]) -> Iterator[str]:
         yield component
 
 
-def _texts(pattern: tuple[str, ...], path: tuple[str, ...]) -> dict[str, tuple[int, str]] | None:
+def _texts(expressions: Sequence[re.Pattern[str] | None], path: tuple[str, ...]) -> dict[str, tuple[int, str]] | None:
     """For each name in braces the component in which it was found, and its text; None where the path does not fit.
 
-    ``**`` takes as few components as possible.
+    Args:
+        expressions: Of each component of the pattern; None for ``**``, which takes as few components as possible.
+        path: The components of a path.
     """
-    expressions = [None if component == "**" else re.compile(_expression(component)) for component in pattern]
 
     def fit(number: int, place: int) -> dict[str, tuple[int, str]] | None:
-        if number == len(pattern):
+        if number == len(expressions):
             return {} if place == len(path) else None
         expression = expressions[number]
         if expression is None:

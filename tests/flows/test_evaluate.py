@@ -422,9 +422,8 @@ class TestCommand:
         weights = project / "w.pth"
         torch.save({"conv1.weight": torch.zeros(3)}, weights)
         monkeypatch.chdir(project)
-        assert (
-            main(["--real", "real", "--synth", "a", *plan, "--set", "extractor={name: resnet18, weights: w.pth}"]) == 2
-        )
+        wrong = ["--set", "extractor={name: resnet18, weights: w.pth}"]
+        assert main(["--real", "real", "--synth", "a", *plan, *wrong]) == 2
         said = capsys.readouterr()
         assert said.err.startswith(
             f"extractor.weights: the weights of {weights} do not fit: 'conv1.weight' has shape (3,)"
