@@ -20,7 +20,7 @@ from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
 
-VERSION = 1  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
+VERSION = 2  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
 SHOWN_CLASSES = 5
 
 Requests = Mapping[str, Mapping[str, Any]]
@@ -60,7 +60,7 @@ def evaluate(
     """
     requests = resolve(metrics)
     wanted = Intervals.of(intervals)
-    sets = _opened(real, "real", real_labels, device), _opened(synth, "synth", synth_labels, device)
+    sets = opened(real, "real", real_labels, device), opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
     values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
     if wanted is not None:
@@ -131,9 +131,9 @@ def difference(
     if wanted is None:
         raise MetricError("difference: expected intervals to be asked for, found none; pass intervals=True")
     requests = resolve(metrics)
-    reference = _opened(real, "real", None, device)
+    reference = opened(real, "real", None, device)
     values = [
-        evaluate(real=reference, synth=_opened(synth, where, None, device), metrics=requests, intervals=wanted)
+        evaluate(real=reference, synth=opened(synth, where, None, device), metrics=requests, intervals=wanted)
         for where, synth in (("first", first), ("second", second))
     ]
     return {name: difference_of(values[0][name], values[1][name], level=wanted.level) for name in requests}
@@ -171,7 +171,12 @@ def _check_known(name: str, known: Mapping[str, object], what: str, listing: str
     raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
 
 
-def _opened(source: object, where: str, labels: object, device: str) -> Summaries:
+def opened(source: object, where: str, labels: object, device: str) -> Summaries:
+    """``Summaries`` of whatever ``evaluate`` takes.
+
+    Raises:
+        MetricError: The rows or labels cannot be used.
+    """
     if not isinstance(source, Summaries):
         return Summaries(source, where=where, labels=labels, device=device)
     if labels is not None:

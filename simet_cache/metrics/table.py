@@ -54,6 +54,7 @@ METRICS: dict[str, Metric] = {
         parameters={"sizes": 15, "seed": 0},
         check=fd_infinity.check,
         squared=True,
+        counts_matter=False,
     ),
     "kid": Metric(
         summarise=kid.summarise,
@@ -67,6 +68,7 @@ METRICS: dict[str, Metric] = {
         meaning="difference of the two sets' moments up to the third, without bias",
         blind_to="which samples are at fault; noisy for few rows",
         squared=True,
+        counts_matter=False,
     ),
     "kid_subsets": Metric(
         compare=kid_subsets.compare,
@@ -80,6 +82,7 @@ METRICS: dict[str, Metric] = {
         sides=(),
         check=kid_subsets.check,
         squared=True,
+        counts_matter=False,
     ),
     "precision": Metric(
         summarise=neighbours.radii,
@@ -97,6 +100,7 @@ METRICS: dict[str, Metric] = {
         method="disjoint blocks of both sets",
         bounds=(0.0, 1.0),
         check=check_k,
+        counts_matter=False,
     ),
     "recall": Metric(
         summarise=neighbours.radii,
@@ -131,6 +135,8 @@ METRICS: dict[str, Metric] = {
         method="disjoint blocks of both sets",
         bounds=(0.0, np.inf),
         check=check_k,
+        counts_matter=False,
+        sufficient=1.0,
     ),
     "coverage": Metric(
         summarise=neighbours.radii,
@@ -164,6 +170,7 @@ METRICS: dict[str, Metric] = {
         method="disjoint blocks of both sets",
         bounds=(0.0, 1.0),
         check=check_k,
+        counts_matter=False,
     ),
     "clipped_coverage": Metric(
         summarise=neighbours.radii,
@@ -197,6 +204,8 @@ METRICS: dict[str, Metric] = {
         method="disjoint blocks of both sets",
         bounds=(0.0, 1.0),
         check=check_k,
+        counts_matter=False,
+        no_best="rows far from everything real are authentic, whatever they show",
     ),
     "cmmd": Metric(
         summarise=cmmd.summarise,
@@ -240,6 +249,7 @@ METRICS: dict[str, Metric] = {
         blind_to="the real set: noise is diverse; at most the number of rows or features",
         sides=("synth",),
         bounds=(1.0, np.inf),
+        no_best="noise is the most diverse set",
     ),
     "inception_score": Metric(
         join=inception_score.parts_of,
@@ -301,5 +311,6 @@ METRICS: dict[str, Metric] = {
         needs_labels=True,
         bounds=(0.0, 1.0),
         check=probe.check,
+        counts_matter=False,
     ),
 }

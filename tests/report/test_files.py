@@ -101,6 +101,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
         "details": {},
         "interval": None,
         "per_class": {},
+        "copies": None,
     }
     assert precision["version"] >= 1
     assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
