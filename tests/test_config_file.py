@@ -179,7 +179,7 @@ def test_folders_on_the_command_line(project: Path) -> None:
     assert config.reference.path == project / "data" / "real"
     assert names(config) == ["10k", "20k"]
     assert config.cache_dir == project / "cache" / "features"
-    assert config.extractor.batch_size == 8
+    assert (config.extractor.name, config.extractor.batch_size) == ("fid_inception", 8)
     with pytest.raises(ConfigError) as caught:
         config_from_folders("data/reel", ["samples/10k", "samples/30k"], ["extractor.nme=x"])
     assert caught.value.problems == [

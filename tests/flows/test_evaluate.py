@@ -400,7 +400,7 @@ class TestCommand:
     def test_a_broken_restraint_is_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
         done = run(SCRIPT, "config.yaml", "--set", "restraints.fid.upper_bound=0.001", cwd=project)
         assert done.returncode == 1
-        assert "restraint broken: a: fid is" in done.stdout
+        assert "restraint broken: a: FD (resnet18_random0_32px) is" in done.stdout
         assert "FAIL 3 of 3 datasets measured; 0 of 3 restraints hold" in done.stdout
         assert "Traceback" not in done.stderr
 
