@@ -16,6 +16,7 @@ from simet_cache.metrics.blocks import block_noise
 from simet_cache.metrics.duplicates import leakage
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
 from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
+from simet_cache.metrics.names import metric_name
 from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
@@ -140,15 +141,21 @@ def difference(
 
 
 def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[str, dict[str, Any]]:
-    """Metric names with all their parameters, defaults filled in.
+    """Metric names, as the table spells them, with all their parameters, defaults filled in.
 
     Raises:
-        MetricError: A name or parameter is unknown, or a parameter's value is out of range.
+        MetricError: A name or parameter is unknown, a parameter's value is out of range, or a metric stands twice.
     """
     if isinstance(metrics, str):
         metrics = [metrics]
     wanted = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
-    return {name: _parameters(name, {} if given is None else given) for name, given in wanted.items()}
+    requests: dict[str, dict[str, Any]] = {}
+    for written, given in wanted.items():
+        name = metric_name(written)
+        if name in requests:
+            raise MetricError(f"metric '{name}': expected once, found again as '{written}'; leave one of them out")
+        requests[name] = _parameters(name, {} if given is None else given)
+    return requests
 
 
 def _parameters(name: str, given: Parameters) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def _parameters(name: str, given: Parameters) -> dict[str, Any]:
 def _check_known(name: str, known: Mapping[str, object], what: str, listing: str) -> None:
     if name in known:
         return
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)  # known names are in lower case
     hint = f"Did you mean '{close[0]}'? " if close else ""
     raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
 
