@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "interval coverage": ("coverage", "run"),
     "frechet distances": ("frechet", "run"),
     "joint rankings": ("rankings", "run"),
+    "images needed": ("images_needed", "run"),
     "sanity": ("sanity", "run"),
     "sweep": ("sweep", "run"),
     "sweep of 1,000": ("sweep", "run_large"),
