@@ -11,7 +11,7 @@ from simet_cache.config import patterns
 from simet_cache.config.datasets import FolderConfig
 from simet_cache.config.extractor import ExtractorConfig
 from simet_cache.config.model import Problem, did_you_mean, unmatched
-from simet_cache.config.parts import RestraintConfig
+from simet_cache.config.parts import MAX_COPIES, RestraintConfig
 from simet_cache.errors import MetricError, WeightsError
 from simet_cache.metrics import METRICS, resolve
 
@@ -74,12 +74,25 @@ def _suffixes(extractors: Sequence[ExtractorConfig]) -> Names:
         return None
 
 
+def restraints_as_mappings(value: Any) -> Any:
+    """``max_copies: 0`` and ``max_copies: {upper_bound: 0}`` say the same."""
+    found = value.get(MAX_COPIES) if isinstance(value, dict) else None
+    if isinstance(found, int | float | str) and not isinstance(found, bool):
+        return {**value, MAX_COPIES: {"upper_bound": found}}
+    return value
+
+
 def restraint_problems(restraints: Mapping[str, RestraintConfig], names: Mapping[str, Names]) -> Iterator[Problem]:
-    """Restraints on metrics that are not asked for, or on sets that there are not."""
+    """Restraints without a sense, on metrics that are not asked for, or on sets that there are not."""
     metrics = names["metric"]
     for metric, restraint in restraints.items():
-        if metrics is not None and metric not in metrics:
-            yield (metric,), f"{metric!r} is not among the metrics.{did_you_mean(metric, [*metrics])}"
+        if metric == MAX_COPIES:
+            if restraint.lower_bound is not None:
+                yield (metric, "lower_bound"), "a number of copies has an upper_bound alone"
+            elif restraint.upper_bound is not None and restraint.upper_bound < 0:
+                yield (metric, "upper_bound"), f"expected 0 or more, found {restraint.upper_bound:g}"
+        elif metrics is not None and metric not in metrics:
+            yield (metric,), f"{metric!r} is not among the metrics.{did_you_mean(metric, [*metrics, MAX_COPIES])}"
         for what in ("dataset", "reference", "extractor"):
             said = unmatched(getattr(restraint, f"{what}s"), what, names[what])
             yield from (((metric, f"{what}s"), sentence) for sentence in said)
@@ -157,7 +170,7 @@ def _about_nothing(config: EvaluationConfig) -> Iterator[Problem]:
         return
     for metric, restraint in config.restraints.items():
         if not any(
-            metric in one.metrics
+            (metric in one.metrics or metric == MAX_COPIES)
             and restraint.applies_to(
                 one.dataset.name, reference=one.reference.name, extractor=(one.extractor.suffix, one.extractor.name)
             )

@@ -167,6 +167,11 @@ class EvaluationConfig(Model):
             return {} if value else None
         return value
 
+    @field_validator("restraints", mode="before", json_schema_input_type=dict[str, RestraintConfig | float])
+    @classmethod
+    def _as_bounds(cls, value: Any) -> Any:
+        return checks.restraints_as_mappings(value)
+
     @field_validator("restraints")
     @classmethod
     def _about_something(cls, restraints: Restraints, info: ValidationInfo) -> Restraints:

@@ -1,8 +1,8 @@
 """Synthetic rows that are copies of real ones: such images may have leaked out of the training set.
 
-An exact copy equals a real row in every number. A near copy is any other row that is less than half as far from one real
-row as from a second one. (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize",
-call an image memorised at a third. Of copies that were encoded as JPEG once more, shifted or flipped, many are between
+An exact copy equals a real row in every number. A near copy is any other row that is less than half as far from one
+real row as from a second one. (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to
+memorize", call an image memorised at a third. Of copies that were compressed again, shifted or flipped, many are between
 a third and a half in the features of image classifiers.) The ratio of two distances needs no scale: rows that crowd
 where real ones do are no copies, and a new row in k dimensions is below the ratio by chance with probability ratio^k.
 
@@ -59,7 +59,7 @@ def leakage(copies: Copies) -> tuple[str, ...]:
     if copies.near:
         found.append(
             f"possible leakage: {copies.near} of {copies.rows} synthetic rows are nearly equal to a real one"
-            " (beyond what real rows are to each other)"
+            " (less than half as far from it as from the next one; what real rows explain is taken off)"
         )
     return tuple(found)
 

@@ -1,7 +1,8 @@
 """Approximate nearest neighbours: rows in a random projection, searched cell by cell.
 
-A search among all pairs in all features takes as long as the slowest metrics. Here each row is compared with about 3,000
-others by 32 products (Johnson & Lindenstrauss 1984). A row that is much nearer than all others is found nearly always.
+A search among all pairs in all features takes as long as the slowest metrics. Here each row is compared with about
+3,000 others by 32 products (Johnson & Lindenstrauss 1984). A row that is much nearer than the others is found nearly
+always.
 Everything that is chosen among the rows is chosen by their digests, so that nothing depends on the order of rows.
 """
 
