@@ -2,9 +2,9 @@
 
 An exact copy equals a real row in every number. A near copy is any other row that is less than half as far from one
 real row as from a second one. (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to
-memorize", call an image memorised at a third. Of copies that were compressed again, shifted or flipped, many are between
-a third and a half in the features of image classifiers.) The ratio of two distances needs no scale: rows that crowd
-where real ones do are no copies, and a new row in k dimensions is below the ratio by chance with probability ratio^k.
+memorize", call an image memorised at a third. Of copies that were compressed again, shifted or flipped, many are
+between a third and a half in the features of image classifiers.) The ratio of two distances needs no scale: rows that
+crowd where real ones do are no copies, and by chance a new row in k dimensions is one with probability 2^-k.
 
 Real rows are near copies of one another, too: by chance in few dimensions, and where a data set has one thing twice.
 Near copies are therefore counted beyond the rate at which real rows are near copies of the other real rows.
@@ -24,7 +24,7 @@ from simet_cache.metrics.summaries import Summaries
 
 RATIO = 0.5
 LIKELY = 0.8  # squared ratio in the projection, up to which it is computed in all features
-LEVEL = 1e-4  # how often two samples of one source may be said to have near copies in common
+LEVEL = 1e-5  # of the test; near copies come in pairs among real rows, so that it is exceeded a few times too often
 MOST_TRIED = 20_000  # real rows that are compared with the others, for their rate
 PAIRS = 4096  # at once
 
@@ -43,7 +43,7 @@ def copies_of(*, real: Summaries, synth: Summaries) -> Copies:
 
     Returns:
         The exact copies, and how many near ones there are beyond those that the rate among real rows explains: none
-        unless their share is larger by Fisher's exact test at a level of 1e-4.
+        unless their share is larger by Fisher's exact test at a level of 1e-5.
     """
     dtype = np.result_type(real.features, synth.features)
     known = frozenset(_digests(real, dtype))
