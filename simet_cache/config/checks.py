@@ -75,11 +75,15 @@ def _suffixes(extractors: Sequence[ExtractorConfig]) -> Names:
 
 
 def restraints_as_mappings(value: Any) -> Any:
-    """``max_copies: 0`` and ``max_copies: {upper_bound: 0}`` say the same."""
-    found = value.get(MAX_COPIES) if isinstance(value, dict) else None
-    if isinstance(found, int | float | str) and not isinstance(found, bool):
-        return {**value, MAX_COPIES: {"upper_bound": found}}
-    return value
+    """``max_copies: 0`` says the same as ``max_copies: {upper_bound: 0}``; a name that is unknown may be meant so."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _as_upper_bound(bound) if name not in METRICS else bound for name, bound in value.items()}
+
+
+def _as_upper_bound(bound: Any) -> Any:
+    plain = isinstance(bound, int | float | str) and not isinstance(bound, bool)
+    return {"upper_bound": bound} if plain else bound
 
 
 def restraint_problems(restraints: Mapping[str, RestraintConfig], names: Mapping[str, Names]) -> Iterator[Problem]:
