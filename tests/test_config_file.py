@@ -135,6 +135,15 @@ def test_a_bound_in_scientific_notation_is_a_number(load: Load) -> None:
     assert load(GOOD + "restraints: {fid: {upper_bound: 1e-3}}").restraints["fid"].upper_bound == 0.001
 
 
+@pytest.mark.parametrize("written", ["3", "{upper_bound: 3}", "'3'"])
+def test_how_many_copies_of_real_rows_are_allowed(load: Load, written: str) -> None:
+    config = load(f"{GOOD}metrics: [recall]\nrestraints: {{max_copies: {written}}}")
+    assert config.restraints["max_copies"].upper_bound == 3
+    assert applies(config, "max_copies", "10k")
+    assert EvaluationConfig.model_validate_json(config.model_dump_json()) == config
+    assert load(GOOD, "restraints.max_copies=0").restraints["max_copies"].upper_bound == 0
+
+
 # Paths
 
 
@@ -359,6 +368,25 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         (
             "restraints: {fidd: {upper_bound: 3}}",
             "restraints.fidd: 'fidd' is not among the metrics. Did you mean 'fid'?",
+        ),
+        ("restraints: {max_copies: -1}", "restraints.max_copies.upper_bound: expected 0 or more, found -1"),
+        (
+            "restraints: {max_copies: {lower_bound: 1}}",
+            "restraints.max_copies.lower_bound: a number of copies has an upper_bound alone",
+        ),
+        ("restraints: {max_copies: yes}", "restraints.max_copies: expected a mapping, found true"),
+        ("restraints: {max_copies: few}", "restraints.max_copies.upper_bound: expected a number, found 'few'"),
+        (
+            "restraints: {max_copys: 0}",
+            "restraints.max_copys: 'max_copys' is not among the metrics. Did you mean 'max_copies'?",
+        ),
+        (
+            "restraints: {max_copys: {upper_bound: 0}}",
+            "restraints.max_copys: 'max_copys' is not among the metrics. Did you mean 'max_copies'?",
+        ),
+        (
+            "restraints: {max_copies: {upper_bound: 0, datasets: [10m]}}",
+            "restraints.max_copies.datasets: no dataset is called '10m'. Did you mean '10k'?",
         ),
         (
             "restraints: {fid: {upper_bound: 3, datasets: [10m]}}",

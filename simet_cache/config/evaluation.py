@@ -167,11 +167,11 @@ class EvaluationConfig(Model):
             return {} if value else None
         return value
 
-    @field_validator("restraints", mode="before")
+    @field_validator("restraints", mode="before", json_schema_input_type=dict[str, RestraintConfig | float])
     @classmethod
-    def _as_the_table_spells_them(cls, value: Any) -> Any:
-        """``FID`` and ``fid`` are one metric."""
-        return checks.restraints_by_name(value)
+    def _by_name(cls, value: Any) -> Any:
+        """``FID`` and ``fid`` are one metric, and ``max_copies: 0`` says the same as ``{upper_bound: 0}`` there."""
+        return checks.restraints_as_mappings(checks.restraints_by_name(value))
 
     @field_validator("restraints")
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 
 from simet_cache.errors import MetricError
 from simet_cache.metrics.blocks import block_noise
-from simet_cache.metrics.duplicates import leakage
+from simet_cache.metrics.duplicates import copies_of, leakage
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
 from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
 from simet_cache.metrics.names import metric_name
@@ -64,6 +64,7 @@ def evaluate(
     sets = opened(real, "real", real_labels, device), opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
     values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
+    values = _with_copies(values, real=sets[0], synth=sets[1])
     if wanted is not None:
         values = _with_intervals(values, requests, real=sets[0], synth=sets[1], intervals=wanted)
     return _with_classes(values, requests, real=sets[0], synth=sets[1], intervals=wanted) if per_class else values
@@ -218,7 +219,6 @@ def _values(
     _prepare(requests, real, "real")
     _prepare(requests, synth, "synth")
     joints = _joints(requests, real=real, synth=synth)
-    shared = leakage(real=real, synth=synth)
     values = {}
     for name, parameters in requests.items():
         metric, arguments = METRICS[name], _arguments(name, parameters, real, synth, joints)
@@ -240,11 +240,18 @@ def _values(
             n_real=len(real),
             n_synth=len(synth),
             width=real.width,
-            warnings=outcome.warnings + shared,
+            warnings=outcome.warnings,
             details=outcome.details,
             noise=noise,
         )
     return values
+
+
+def _with_copies(values: Mapping[str, MetricValue], *, real: Summaries, synth: Summaries) -> dict[str, MetricValue]:
+    copies = copies_of(real=real, synth=synth)
+    return {
+        name: replace(value, copies=copies, warnings=value.warnings + leakage(copies)) for name, value in values.items()
+    }
 
 
 def _prepare(requests: Requests, rows: Summaries, side: Side) -> None:

@@ -211,5 +211,6 @@ def _value_json(value: MetricValue, suffix: str) -> dict[str, Any]:
         "parameters": dict(value.parameters),
         "details": dict(value.details),
         "interval": dict(vars(value.interval)) if value.interval else None,
+        "copies": dict(vars(value.copies)) if value.copies else None,
         "per_class": {label: _value_json(one, suffix) for label, one in value.per_class.items()},
     }

@@ -208,6 +208,20 @@ class TestFlow:
             ("b", "precision", False),
         ]
 
+    def test_a_copy_of_a_real_image_breaks_what_is_said_of_copies(
+        self, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copy(tmp_path / "real" / "0003.png", tmp_path / "a" / "0005.png")
+        config |= {"metrics": ["precision"], "restraints": {"max_copies": 0}}
+        state = evaluated(config)
+        assert state.is_failed()
+        assert "2 of 2 datasets measured; 1 of 2 restraints hold" in state.message
+        printed = capsys.readouterr().out
+        assert "FAIL max_copies" in printed
+        assert "restraint broken: a: copies of real rows are 1 (max_copies 0)" in printed
+        assert "possible leakage: 1 of 12 synthetic rows equal a real one (a)" in printed
+        assert evaluated({**config, "restraints": {"max_copies": {"upper_bound": 1}}}).is_completed()
+
     def test_results_hold_what_it_takes_to_trust_them(self, config: dict[str, Any], tmp_path: Path) -> None:
         evaluated({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
         written = json.loads((tmp_path / "results" / "results.json").read_text())

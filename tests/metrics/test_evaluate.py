@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from simet_cache import metrics
 from simet_cache.errors import MetricError
-from simet_cache.metrics import METRICS, MetricValue, Summaries, evaluate, evaluate_each, summaries
+from simet_cache.metrics import METRICS, Copies, MetricValue, Summaries, evaluate, evaluate_each, summaries
 from simet_cache.metrics.metric import key_of
 
 module = import_module("simet_cache.metrics.evaluate")  # the package's `evaluate` is the function
@@ -107,6 +107,7 @@ def test_a_value_says_all_about_itself() -> None:
         n_synth=30,
         width=6,
         warnings=(),
+        copies=Copies(exact=0, near=0, rows=30),
     )
     assert found["recall"].parameters == {"k": 3}
     assert type(found["recall"].value) is float

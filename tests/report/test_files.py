@@ -7,11 +7,13 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simet_cache.errors import StoreError
+from simet_cache.metrics import Copies
 from simet_cache.report.files import as_csv, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults, Table
 from simet_cache.restraints import Verdict
@@ -162,6 +164,30 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     assert precision["passed"] == ""  # no restraint is about it
     assert (failed["error"], failed["key"], failed["value"]) == ("no image", "", "")
     assert (cached["cached"], cached["best"]) == ("True", "False")
+
+
+def test_copies_and_what_is_said_of_them_are_in_both_files(results: Results, tmp_path: Path) -> None:
+    found = results({"mine": {"fid": 3.0}, "other": "no image"})
+    (table,) = found.tables
+    mine, other = table.datasets
+    mine = replace(mine, values={"fid": replace(mine.values["fid"], copies=Copies(exact=2, near=1, rows=50))})
+    verdicts = tuple(
+        Verdict(name, "max_copies", value, None, 0.0, "real", "fid_inception")
+        for name, value in (("mine", 3), ("other", None))
+    )
+    found = replace(found, tables=(replace(table, datasets=(mine, other)),), verdicts=verdicts)
+    data, rows = written(found, tmp_path)
+    assert data["tables"][0]["datasets"][0]["values"]["fid"]["copies"] == {"exact": 2, "near": 1, "rows": 50}
+    assert [(one["metric"], one["value"], one["passed"]) for one in data["restraints"]] == [
+        ("max_copies", 3, False),
+        ("max_copies", None, False),
+    ]
+    columns = ("dataset", "metric", "label", "value", "passed")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("mine", "fid", "FID", "3.0", ""),
+        ("mine", "max_copies", "copies", "3", "False"),
+        ("other", "", "", "", ""),
+    ]
 
 
 def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_path: Path) -> None:
