@@ -132,7 +132,12 @@ def mean(features: Features) -> Floats:
     exactly its constant as its mean.
     """
     first = features[0].astype(np.float64)
-    total = np.zeros_like(first)
+    return np.asarray(first + mean_from(features, first))
+
+
+def mean_from(features: Features, origin: Floats) -> Floats:
+    """Mean row less ``origin``, shape (D,)."""
+    total = np.zeros_like(origin)
     for part in _cached_parts(features):
-        total += np.subtract(part, first, dtype=np.float64).sum(axis=0)
-    return np.asarray(first + total / len(features))
+        total += np.subtract(part, origin, dtype=np.float64).sum(axis=0)
+    return np.asarray(total / len(features))
