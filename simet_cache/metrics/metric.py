@@ -18,6 +18,8 @@ Parameters: TypeAlias = Mapping[str, Any]
 Labels: TypeAlias = NDArray[Any]  # (N,), one for each row
 S_co = TypeVar("S_co", covariant=True)
 
+SUSPICIOUS = 0.01  # share of copies from which on a set takes no part in rankings
+
 
 @dataclass(frozen=True)
 class Summarised(Generic[S_co]):
@@ -54,7 +56,8 @@ class Noise:
 
     Attributes:
         shared: The influence of each row of the reference on the value, or the value in each of the blocks that the
-            reference was cut into; shape (n,), the same rows or blocks for every set that is compared with it. Empty
+            reference was cut into; shape (n,), the same rows or blocks for every set that is compared with it. What
+            else both values share, such as random directions, stands behind the rows (see ``side_by_side``). Empty
             for metrics that look at the synthetic set alone.
         count: How many rows of the reference, or blocks, the mean of ``shared`` is thought of as taken over.
         own: Variance of the value that the synthetic set contributes.
@@ -81,6 +84,21 @@ class Noise:
         return max(self.own + shared - self.surplus, 0.0)
 
 
+def side_by_side(*influences: Floats) -> tuple[Floats, int]:
+    """Independent influences on one value as one vector, such as those of rows and of random directions.
+
+    Args:
+        influences: Each of shape (n,), n of at least 2, with mean 0.
+
+    Returns:
+        The vector and its size, scaled so that its variance divided by its size is the sum of theirs divided by
+        theirs; this holds of the differences of two such vectors too.
+    """
+    size = sum(map(len, influences))
+    shares = (np.sqrt((size - 1) * size / ((len(part) - 1) * len(part))) for part in influences)
+    return np.concatenate([part * share for part, share in zip(influences, shares, strict=True)]), size
+
+
 @dataclass(frozen=True)
 class Interval:
     """A confidence interval.
@@ -101,6 +119,26 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Synthetic rows that stand in the real set, or nearly so: they may have leaked out of the training set.
+
+    Attributes:
+        exact: Rows that equal a real one in every number, counted exactly.
+        near: Other rows that are far nearer to a real one than real rows are to each other (see ``duplicates``).
+        rows: Rows of the synthetic set.
+    """
+
+    exact: int
+    near: int
+    rows: int
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether so many rows are copies that values of this set say nothing about the model's own samples."""
+        return self.exact + self.near >= SUSPICIOUS * self.rows > 0
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One value with everything needed to read it again later.
 
@@ -117,6 +155,7 @@ class MetricValue:
         details: What the metric found beside its value, by name.
         interval: None where none was asked for, or where no valid one is known; a warning then says why.
         per_class: The metric on the rows of each label alone, where that was asked for.
+        copies: Synthetic rows that are copies of real ones; None where nobody looked.
         noise: What ``difference_of`` needs, or why there is none; it stays in memory.
     """
 
@@ -132,6 +171,7 @@ class MetricValue:
     details: Mapping[str, float] = field(default_factory=dict)
     interval: Interval | None = None
     per_class: Mapping[str, MetricValue] = field(default_factory=dict)
+    copies: Copies | None = None
     noise: Noise | str | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -173,6 +213,10 @@ class Metric:
         needs_labels: Whether it reads the labels of both sets.
         bounds: What the value can be at least and at most.
         squared: Whether it is a squared distance, whose noise grows with it: its interval is made as one of its root.
+        counts_matter: Whether its expectation depends on the number of synthetic rows, so that only sets of equal size
+            are ranked.
+        sufficient: The value from which on more is no better; None where more always is.
+        no_best: Why the highest value is not the best one, as a sentence, where that is so: nothing is ranked by it.
         check: ``check(**parameters)``: raises ``MetricError`` on values that the metric cannot work with.
     """
 
@@ -193,10 +237,15 @@ class Metric:
     needs_labels: bool = False
     bounds: tuple[float, float] = (-np.inf, np.inf)
     squared: bool = False
+    counts_matter: bool = True
+    sufficient: float | None = None
+    no_best: str = ""
     check: Callable[..., None] = _any_values
 
     def from_best(self, value: float) -> float:
         """How far a value is from the best there can be, on a scale of its own: the smallest is the best of many."""
+        if self.sufficient is not None:
+            value = min(value, self.sufficient)
         return {"lower": value, "higher": -value, "nearer 0.5": abs(value - 0.5)}[self.direction]
 
 
