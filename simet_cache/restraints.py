@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simet_cache.extractors import named_in
+from simet_cache.report.labels import label_of
 
 if TYPE_CHECKING:
     from simet_cache.config import RestraintConfig
@@ -37,6 +38,11 @@ class Verdict:
     extractor: str
 
     @property
+    def label(self) -> str:
+        """What people read in place of the metric's name."""
+        return label_of(self.metric, self.extractor)
+
+    @property
     def passed(self) -> bool:
         """Whether the bounds hold; a bound itself is allowed. NaN and a value that is missing fail."""
         if self.value is None or math.isnan(self.value):
@@ -57,7 +63,7 @@ class Verdict:
         found = "was not measured" if self.value is None else f"is {self.value:.6g}"
         bounds = {"lower_bound": self.lower_bound, "upper_bound": self.upper_bound}
         wanted = ", ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
-        return f"{subject or self.dataset}: {self.metric} {found} ({wanted})"
+        return f"{subject or self.dataset}: {self.label} {found} ({wanted})"
 
 
 def judge(restraints: Mapping[str, RestraintConfig], tables: Iterable[Table]) -> list[Verdict]:

@@ -102,7 +102,7 @@ def test_a_value_is_read_without_the_arrays_of_its_noise(derived: Derived) -> No
 
 
 def test_files_of_format_1_are_still_read(derived: Derived) -> None:
-    """Made by ``keep_both`` when the format was new."""
+    """Made by ``keep_both`` when the format was new; values have got the field ``copies`` since."""
     for name, recipe in (("derived-value", OF_A_VALUE), ("derived-summary", OF_A_SUMMARY)):
         path = derived.path(recipe.kind, recipe.key)
         path.parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_files_of_format_1_are_still_read(derived: Derived) -> None:
     assert derived.noise(OF_A_VALUE.key).shared.tolist() == NOISE.shared.tolist()
     found = derived.summary(OF_A_SUMMARY.key)
     assert (found.mean.tolist(), found.factor.tolist()) == (GAUSSIAN.mean.tolist(), GAUSSIAN.factor.tolist())
-    golden = (DATA / "derived-value.safetensors").read_bytes()
+    golden = (DATA / "derived-value-with-copies.safetensors").read_bytes()
     derived.keep_value(OF_A_VALUE, VALUE)
     assert derived.path("values", OF_A_VALUE.key).read_bytes() == golden
 

@@ -16,7 +16,7 @@ from simet_cache.restraints import Verdict, judge
 
 
 def verdict(value: float | None, lower: float | None = None, upper: float | None = None) -> Verdict:
-    return Verdict("set", "fid", value, lower, upper, "real", "inception_v3")
+    return Verdict("set", "fid", value, lower, upper, "real", "fid_inception")
 
 
 @pytest.mark.parametrize(
@@ -49,17 +49,17 @@ def test_bounds_are_inclusive_and_what_is_no_number_fails(
 @pytest.mark.parametrize(
     ("one", "text"),
     [
-        (verdict(42.123456789, None, 40), "set: fid is 42.1235 (upper_bound 40)"),
-        (verdict(0.5, 0, 1.5), "set: fid is 0.5 (lower_bound 0, upper_bound 1.5)"),
-        (verdict(None, 0.7), "set: fid was not measured (lower_bound 0.7)"),
-        (verdict(math.nan, 0.7), "set: fid is nan (lower_bound 0.7)"),
+        (verdict(42.123456789, None, 40), "set: FID is 42.1235 (upper_bound 40)"),
+        (verdict(0.5, 0, 1.5), "set: FID is 0.5 (lower_bound 0, upper_bound 1.5)"),
+        (verdict(None, 0.7), "set: FID was not measured (lower_bound 0.7)"),
+        (verdict(math.nan, 0.7), "set: FID is nan (lower_bound 0.7)"),
     ],
 )
 def test_a_verdict_in_words(one: Verdict, text: str) -> None:
     assert str(one) == text
 
 
-def table(values: Mapping[str, Any], *, reference: str = "real", suffix: str = "inception_v3") -> Table:
+def table(values: Mapping[str, Any], *, reference: str = "real", suffix: str = "fid_inception") -> Table:
     """Of ``{dataset: {metric: number}}``; an error in place of the numbers fails the dataset."""
     datasets = tuple(
         DatasetResult(name, suffix, error=numbers)
@@ -140,7 +140,7 @@ def test_what_was_left_out_breaks_nothing_and_what_is_missing_does() -> None:
 
 
 def test_a_verdict_may_call_its_subject_otherwise() -> None:
-    assert verdict(3, None, 2).sentence("set against real") == "set against real: fid is 3 (upper_bound 2)"
+    assert verdict(3, None, 2).sentence("set against real") == "set against real: FID is 3 (upper_bound 2)"
 
 
 def test_without_restraints_there_is_nothing_to_break() -> None:

@@ -14,6 +14,7 @@ from simet_cache.config.model import Problem, did_you_mean, unmatched
 from simet_cache.config.parts import RestraintConfig
 from simet_cache.errors import MetricError, WeightsError
 from simet_cache.metrics import METRICS, resolve
+from simet_cache.metrics.names import metric_name
 
 if TYPE_CHECKING:
     from simet_cache.config.evaluation import EvaluationConfig
@@ -35,10 +36,28 @@ def metrics_as_mapping(value: Any) -> dict[str, Any]:
         named = {entry: {}} if isinstance(entry, str) else entry
         if not isinstance(named, dict):
             raise ValueError(f"expected names of metrics, or mappings of a name to parameters; found {entry!r}")
-        for name, parameters in named.items():
+        for written, parameters in named.items():
+            name = metric_name(written)
             if name in merged:
                 raise ValueError(f"the metric {name!r} stands twice")
             merged[name] = {} if parameters is None else parameters
+    return merged
+
+
+def restraints_by_name(value: Any) -> Any:
+    """Restraints by the names that the table of metrics has; what is no mapping stays as it is.
+
+    Raises:
+        ValueError: A metric stands twice.
+    """
+    if not isinstance(value, dict):
+        return value
+    merged: dict[str, Any] = {}
+    for written, restraint in value.items():
+        name = metric_name(written)
+        if name in merged:
+            raise ValueError(f"the metric {name!r} stands twice")
+        merged[name] = restraint
     return merged
 
 
@@ -79,7 +98,8 @@ def restraint_problems(restraints: Mapping[str, RestraintConfig], names: Mapping
     metrics = names["metric"]
     for metric, restraint in restraints.items():
         if metrics is not None and metric not in metrics:
-            yield (metric,), f"{metric!r} is not among the metrics.{did_you_mean(metric, [*metrics])}"
+            hint = did_you_mean(metric, [*metrics]) or f" These are {', '.join(metrics)}."
+            yield (metric,), f"{metric!r} is not among the metrics.{hint}"
         for what in ("dataset", "reference", "extractor"):
             said = unmatched(getattr(restraint, f"{what}s"), what, names[what])
             yield from (((metric, f"{what}s"), sentence) for sentence in said)

@@ -169,6 +169,12 @@ class EvaluationConfig(Model):
             return {} if value else None
         return value
 
+    @field_validator("restraints", mode="before")
+    @classmethod
+    def _as_the_table_spells_them(cls, value: Any) -> Any:
+        """``FID`` and ``fid`` are one metric."""
+        return checks.restraints_by_name(value)
+
     @field_validator("restraints")
     @classmethod
     def _about_something(cls, restraints: Restraints, info: ValidationInfo) -> Restraints:

@@ -16,11 +16,12 @@ from simet_cache.metrics.blocks import block_noise
 from simet_cache.metrics.duplicates import leakage
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
 from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
+from simet_cache.metrics.names import metric_name
 from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
 
-VERSION = 1  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
+VERSION = 2  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
 SHOWN_CLASSES = 5
 
 Requests = Mapping[str, Mapping[str, Any]]
@@ -60,7 +61,7 @@ def evaluate(
     """
     requests = resolve(metrics)
     wanted = Intervals.of(intervals)
-    sets = _opened(real, "real", real_labels, device), _opened(synth, "synth", synth_labels, device)
+    sets = opened(real, "real", real_labels, device), opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
     values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
     if wanted is not None:
@@ -131,24 +132,30 @@ def difference(
     if wanted is None:
         raise MetricError("difference: expected intervals to be asked for, found none; pass intervals=True")
     requests = resolve(metrics)
-    reference = _opened(real, "real", None, device)
+    reference = opened(real, "real", None, device)
     values = [
-        evaluate(real=reference, synth=_opened(synth, where, None, device), metrics=requests, intervals=wanted)
+        evaluate(real=reference, synth=opened(synth, where, None, device), metrics=requests, intervals=wanted)
         for where, synth in (("first", first), ("second", second))
     ]
     return {name: difference_of(values[0][name], values[1][name], level=wanted.level) for name in requests}
 
 
 def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[str, dict[str, Any]]:
-    """Metric names with all their parameters, defaults filled in.
+    """Metric names, as the table spells them, with all their parameters, defaults filled in.
 
     Raises:
-        MetricError: A name or parameter is unknown, or a parameter's value is out of range.
+        MetricError: A name or parameter is unknown, a parameter's value is out of range, or a metric stands twice.
     """
     if isinstance(metrics, str):
         metrics = [metrics]
     wanted = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
-    return {name: _parameters(name, {} if given is None else given) for name, given in wanted.items()}
+    requests: dict[str, dict[str, Any]] = {}
+    for written, given in wanted.items():
+        name = metric_name(written)
+        if name in requests:
+            raise MetricError(f"metric '{name}': expected once, found again as '{written}'; leave one of them out")
+        requests[name] = _parameters(name, {} if given is None else given)
+    return requests
 
 
 def _parameters(name: str, given: Parameters) -> dict[str, Any]:
@@ -166,12 +173,17 @@ def _parameters(name: str, given: Parameters) -> dict[str, Any]:
 def _check_known(name: str, known: Mapping[str, object], what: str, listing: str) -> None:
     if name in known:
         return
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)  # known names are in lower case
     hint = f"Did you mean '{close[0]}'? " if close else ""
     raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
 
 
-def _opened(source: object, where: str, labels: object, device: str) -> Summaries:
+def opened(source: object, where: str, labels: object, device: str) -> Summaries:
+    """``Summaries`` of whatever ``evaluate`` takes.
+
+    Raises:
+        MetricError: The rows or labels cannot be used.
+    """
     if not isinstance(source, Summaries):
         return Summaries(source, where=where, labels=labels, device=device)
     if labels is not None:

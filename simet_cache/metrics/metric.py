@@ -18,6 +18,8 @@ Parameters: TypeAlias = Mapping[str, Any]
 Labels: TypeAlias = NDArray[Any]  # (N,), one for each row
 S_co = TypeVar("S_co", covariant=True)
 
+SUSPICIOUS = 0.01  # share of copies from which on a set takes no part in rankings
+
 
 @dataclass(frozen=True)
 class Summarised(Generic[S_co]):
@@ -101,6 +103,26 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Synthetic rows that stand in the real set, or nearly so: they may have leaked out of the training set.
+
+    Attributes:
+        exact: Rows that equal a real one in every number, counted exactly.
+        near: Other rows that are far nearer to a real one than real rows are to each other (see ``duplicates``).
+        rows: Rows of the synthetic set.
+    """
+
+    exact: int
+    near: int
+    rows: int
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether so many rows are copies that values of this set say nothing about the model's own samples."""
+        return self.exact + self.near >= SUSPICIOUS * self.rows > 0
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One value with everything needed to read it again later.
 
@@ -117,6 +139,7 @@ class MetricValue:
         details: What the metric found beside its value, by name.
         interval: None where none was asked for, or where no valid one is known; a warning then says why.
         per_class: The metric on the rows of each label alone, where that was asked for.
+        copies: Synthetic rows that are copies of real ones; None where nobody looked.
         noise: What ``difference_of`` needs, or why there is none; it stays in memory.
     """
 
@@ -132,6 +155,7 @@ class MetricValue:
     details: Mapping[str, float] = field(default_factory=dict)
     interval: Interval | None = None
     per_class: Mapping[str, MetricValue] = field(default_factory=dict)
+    copies: Copies | None = None
     noise: Noise | str | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -173,6 +197,10 @@ class Metric:
         needs_labels: Whether it reads the labels of both sets.
         bounds: What the value can be at least and at most.
         squared: Whether it is a squared distance, whose noise grows with it: its interval is made as one of its root.
+        counts_matter: Whether its expectation depends on the number of synthetic rows, so that only sets of equal size
+            are ranked.
+        sufficient: The value from which on more is no better; None where more always is.
+        no_best: Why the highest value is not the best one, as a sentence, where that is so: nothing is ranked by it.
         check: ``check(**parameters)``: raises ``MetricError`` on values that the metric cannot work with.
     """
 
@@ -193,10 +221,15 @@ class Metric:
     needs_labels: bool = False
     bounds: tuple[float, float] = (-np.inf, np.inf)
     squared: bool = False
+    counts_matter: bool = True
+    sufficient: float | None = None
+    no_best: str = ""
     check: Callable[..., None] = _any_values
 
     def from_best(self, value: float) -> float:
         """How far a value is from the best there can be, on a scale of its own: the smallest is the best of many."""
+        if self.sufficient is not None:
+            value = min(value, self.sufficient)
         return {"lower": value, "higher": -value, "nearer 0.5": abs(value - 0.5)}[self.direction]
 
 

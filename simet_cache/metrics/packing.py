@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from simet_cache.metrics.clipped import Scored
 from simet_cache.metrics.cmmd import Means
+from simet_cache.metrics.fd_unbiased import Halves
 from simet_cache.metrics.fid import Gaussian
 from simet_cache.metrics.kid import Within
-from simet_cache.metrics.metric import Interval, MetricValue, Noise
+from simet_cache.metrics.metric import Copies, Interval, MetricValue, Noise
 from simet_cache.metrics.neighbours import Radii
 from simet_cache.metrics.vendi import Spectrum
 
 KINDS: dict[str, type[Any]] = {
     "gaussian": Gaussian,
+    "halves": Halves,
     "within": Within,
     "radii": Radii,
     "scored": Scored,
@@ -27,10 +29,15 @@ KINDS: dict[str, type[Any]] = {
     "spectrum": Spectrum,
     "value": MetricValue,
     "interval": Interval,
+    "copies": Copies,
     "noise": Noise,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _FIELDS = {kind: frozenset(one.name for one in fields(kind)) for kind in KINDS.values()}
+_OPTIONAL = {  # what files of earlier versions may lack
+    kind: frozenset(one.name for one in fields(kind) if (one.default, one.default_factory) != (MISSING, MISSING))
+    for kind in KINDS.values()
+}
 NUMBERS = "fiub"  # kinds of dtypes
 
 Array = NDArray[Any]
@@ -120,7 +127,7 @@ def from_json(held: Mapping[str, Any]) -> Any:
 
 
 def _of_kind(kind: type[Any], held: Mapping[str, Any], array_of: Callable[[int], Array], *, noise: bool) -> Any:
-    if held.keys() != _FIELDS[kind]:
+    if not _FIELDS[kind] - _OPTIONAL[kind] <= held.keys() <= _FIELDS[kind]:
         raise ValueError(f"expected the fields of {kind.__name__}, found {', '.join(held)}")
     without = {"noise"} if kind is MetricValue and not noise else set()
     return kind(**{name: None if name in without else unpack(one, array_of, noise=noise) for name, one in held.items()})

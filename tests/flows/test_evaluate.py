@@ -498,7 +498,7 @@ class TestCommand:
     def test_a_broken_restraint_is_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
         done = run(SCRIPT, "config.yaml", "--set", "restraints.fid.upper_bound=0.001", cwd=project)
         assert done.returncode == 1
-        assert "restraint broken: a: fid is" in done.stdout
+        assert "restraint broken: a: FD (resnet18_random0_32px) is" in done.stdout
         assert "FAIL 3 of 3 datasets measured; 0 of 3 restraints hold" in done.stdout
         assert "Traceback" not in done.stderr
 
@@ -522,8 +522,14 @@ class TestCommand:
             https_proxy="http://127.0.0.1:9",  # nobody listens there
         )
         assert done.returncode == 1
-        for way_out in ("inception_v3_google-0cc3c7bd.pth into", "weights: path/to/", "'weights: random'"):
-            assert way_out in done.stdout
+        (line,) = (line for line in done.stdout.splitlines() if "cannot download" in line)
+        assert line.startswith("real, the reference, has no features: cannot download the weights from https://")
+        for way_out in (
+            "=path/to/weights-inception-2015-12-05-6726825d.pth",
+            "put it into",
+            "extractor.weights=random",
+        ):
+            assert way_out in line
         assert "Traceback" not in done.stdout + done.stderr
 
     def test_a_checkout_runs_its_own_tasks_whatever_is_installed(self, project: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def with_value(value: float, row: int = 5) -> Array:
 
 LABELS = {"real_labels": np.arange(40) % 3, "synth_labels": np.arange(30) % 3}
 MAY_REFUSE = {
+    "fd_unbiased",
     "vendi",
     "cmmd",
     "roc_auc",
@@ -70,10 +71,27 @@ def test_every_entry_of_the_table_is_whole(name: str) -> None:
 
 def test_the_table_is_that_of_the_specification() -> None:
     assert set(METRICS) == {
-        *("fid", "fd_infinity", "kid", "kid_subsets", "precision", "recall", "density", "coverage"),
+        *("fid", "fd_unbiased", "fd_infinity", "kid", "kid_subsets", "precision", "recall", "density", "coverage"),
         *("clipped_density", "clipped_coverage", "cmmd", "mind", "vendi", "authenticity", "roc_auc", "tstr", "trts"),
         "inception_score",
     }
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_case_and_hyphens_of_names_do_not_matter(name: str) -> None:
+    for written in (name.upper(), name.title(), name.replace("_", "-"), name.upper().replace("_", " ")):
+        assert list(metrics.resolve([written])) == [name]
+        assert list(metrics.resolve({written: None})) == [name]
+
+
+def test_results_are_named_as_the_table_names_them() -> None:
+    found = evaluate(real=REAL, synth=SYNTH, metrics=["FID", "Kid", "FD-infinity"])
+    assert list(found) == ["fid", "kid", "fd_infinity"]
+    assert [one.metric for one in found.values()] == ["fid", "kid", "fd_infinity"]
+    with pytest.raises(MetricError, match="metric 'fid': expected once, found again as 'FID'"):
+        evaluate(real=REAL, synth=SYNTH, metrics={"fid": {}, "FID": {}})
+    with pytest.raises(MetricError, match=r"Unknown metric 'FDI'\. Did you mean 'fid'"):
+        evaluate(real=REAL, synth=SYNTH, metrics="FDI")
 
 
 def test_a_value_says_all_about_itself() -> None:

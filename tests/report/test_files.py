@@ -19,8 +19,8 @@ from simet_cache.restraints import Verdict
 Results = Callable[..., EvaluationResults]
 Tables = Callable[..., Table]
 
-BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "inception_v3")
-HELD = Verdict("mine", "precision", 0.5, 0.1, None, "real", "inception_v3")
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "fid_inception")
+HELD = Verdict("mine", "precision", 0.5, 0.1, None, "real", "fid_inception")
 
 
 def written(results: EvaluationResults, folder: Path) -> tuple[dict[str, object], list[dict[str, str]]]:
@@ -49,7 +49,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert data["config"] == {"extractor": {"seed": 3}}
     assert data["plan"] == {"hits": 1}
     (table,) = data["tables"]
-    assert table["extractor"] == "inception_v3"
+    assert table["extractor"] == "fid_inception"
     assert table["labels"] == {"fid": "FID", "precision": "precision"}
     assert data["restraints"] == [
         {
@@ -59,7 +59,8 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "lower_bound": None,
             "upper_bound": 2.0,
             "reference": "real",
-            "extractor": "inception_v3",
+            "extractor": "fid_inception",
+            "label": "FID",
             "passed": False,
         },
         {
@@ -69,14 +70,15 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "lower_bound": 0.1,
             "upper_bound": None,
             "reference": "real",
-            "extractor": "inception_v3",
+            "extractor": "fid_inception",
+            "label": "precision",
             "passed": True,
         },
     ]
     reference, (mine, other) = table["reference"], table["datasets"]
-    assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "inception_v3", True)
+    assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "fid_inception", True)
     assert reference["features"]["key"] == "a" * 32
-    assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "inception_v3", False, None)
+    assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "fid_inception", False, None)
     assert (mine["extraction_seconds"], mine["images_per_second"], mine["metrics_seconds"]) == (1.5, 33.3, 0.25)
     assert mine["skipped"] == [{"path": "x.png", "reason": "empty"}]
     assert mine["features"] == {
@@ -91,6 +93,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert precision | {"version": 0} == {
         "value": 0.5,
         "metric": "precision",
+        "label": "precision",
         "version": 0,
         "direction": "higher",
         "parameters": {"k": 3},
@@ -101,6 +104,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
         "details": {},
         "interval": None,
         "per_class": {},
+        "copies": None,
     }
     assert precision["version"] >= 1
     assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
@@ -126,7 +130,7 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     fid, precision, failed, cached = rows
     assert fid | {"version": ""} == {
         "reference": "real",
-        "extractor": "inception_v3",
+        "extractor": "fid_inception",
         "dataset": "mine",
         "step": "",
         "metric": "fid",
@@ -146,7 +150,7 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
         "level": "",
         "method": "",
         "details": "",
-        "suffix": "inception_v3",
+        "suffix": "fid_inception",
         "key": "b" * 32,
         "reference_key": "a" * 32,
         "cached": "False",
@@ -200,22 +204,22 @@ def test_a_sweep_has_its_references_extractors_and_steps_in_both_files(
 ) -> None:
     tables = (
         table({"mine": {"fid": 3.0}, "other": "no image"}, metrics=("fid",), steps={"mine": 1000, "other": 2000}),
-        table({"mine": {"fid": 5.0}}, metrics=("fid",), reference="b", suffix="inception_v3@CIFAR10"),
+        table({"mine": {"fid": 5.0}}, metrics=("fid",), reference="b", suffix="fid_inception@CIFAR10"),
     )
-    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "inception_v3")
+    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "fid_inception")
     data, rows = written(results(tables=tables, verdicts=(verdict,)), tmp_path)
     columns = ("reference", "extractor", "dataset", "step", "suffix", "value", "best", "passed", "error")
     assert [tuple(row[name] for name in columns) for row in rows] == [
-        ("real", "inception_v3", "mine", "1000", "inception_v3", "3.0", "True", "", ""),
-        ("real", "inception_v3", "other", "2000", "inception_v3", "", "", "", "no image"),
-        ("b", "inception_v3", "mine", "", "inception_v3@CIFAR10", "5.0", "True", "False", ""),
+        ("real", "fid_inception", "mine", "1000", "fid_inception", "3.0", "True", "", ""),
+        ("real", "fid_inception", "other", "2000", "fid_inception", "", "", "", "no image"),
+        ("b", "fid_inception", "mine", "", "fid_inception@CIFAR10", "5.0", "True", "False", ""),
     ]
     assert [(one["reference"]["name"], one["extractor"]) for one in data["tables"]] == [
-        ("real", "inception_v3"),
-        ("b", "inception_v3"),
+        ("real", "fid_inception"),
+        ("b", "fid_inception"),
     ]
     assert [one["step"] for one in data["tables"][0]["datasets"]] == [1000, 2000]
-    assert (data["restraints"][0]["reference"], data["restraints"][0]["extractor"]) == ("b", "inception_v3")
+    assert (data["restraints"][0]["reference"], data["restraints"][0]["extractor"]) == ("b", "fid_inception")
 
 
 @pytest.mark.parametrize(
