@@ -64,12 +64,9 @@ def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
             lock.acquire(timeout=_PATIENCE, cancel_check=stopping.requested)
         except Timeout:
             stopping.check()
-            log.warning(
-                "Waiting for %s, which computes %s for key %s",
-                Holder.noted_in(file.with_suffix(".holder")) or "another process",
-                what,
-                key,
-            )
+            holder = Holder.noted_in(file.with_suffix(".holder"))
+            if holder is None or not holder.is_this_process:  # another thread of ours is nothing to say
+                log.warning("Waiting for %s, which computes %s for key %s", holder or "another process", what, key)
             _acquire_unless_stopped(lock)
     except RuntimeError as error:  # it would wait for itself
         raise StoreError(f"{what} for key {key} are wanted by the very function that computes them") from error
