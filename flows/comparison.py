@@ -67,7 +67,7 @@ def _compared(pairing: Pairing, found: Found, derived: Derived, work: Work) -> _
     except SimetCacheError as error:
         return _Compared(replace(reference, error=str(error)), {}, [])
     options = {"cache_policy": DerivedCachePolicy(work.store.cache_dir), **work.tried_again}
-    where = {"derived": derived, "device": pairing.reference.extractor.device}
+    where = {"derived": derived, "device": pairing.reference.extractor.device, "locks": work.locks}
     on_what = work.on_what(pairing.reference.extractor)
     against = f" against {real.name}" if len(work.config.all_references) > 1 else ""
     metrics = {name: given for _, wanted in pairing.datasets for name, given in wanted.items()}

@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and w
 
 from prefect import flow, get_run_logger  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
 from flows.comparison import compare_all  # noqa: E402
@@ -41,6 +43,7 @@ from flows.session import (  # noqa: E402
     ended_by_sigterm,
     left,
     quiet_server,
+    signal_of,
     wait_until_recorded,
 )
 from flows.work import Work  # noqa: E402
@@ -48,14 +51,16 @@ from simet_cache import stopping  # noqa: E402
 from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config.weights import require_weights  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
+from simet_cache.devices import DeviceLocks  # noqa: E402
 from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
 from simet_cache.plan import onlooker, store_of  # noqa: E402
-from simet_cache.report.files import prepare_folder  # noqa: E402
-from simet_cache.report.results import EvaluationResults  # noqa: E402
+from simet_cache.report.results import EvaluationResults, Table  # noqa: E402
+from simet_cache.report.runs import keep_run, prepare  # noqa: E402
 from simet_cache.report.table import print_table  # noqa: E402
 from simet_cache.restraints import judge  # noqa: E402
 from simet_cache.sweep import plan_sweep  # noqa: E402
 from tasks.report import report  # noqa: E402
+from tasks.states import sentence_of  # noqa: E402
 
 EXAMPLE = ROOT / "examples" / "digits.yaml"
 PASSED, NOT_PASSED, BAD_INPUT = 0, 1, 2
@@ -97,29 +102,56 @@ def evaluate(config: Configuration) -> State[EvaluationResults]:
 
 def _measured(config: EvaluationConfig) -> EvaluationResults:
     """The story: plan, extract what is missing, compare what is new, judge, report."""
-    started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    started = time.perf_counter()
+    begun = EvaluationResults(
+        tables=(),
+        verdicts=(),
+        config=config.model_dump(mode="json"),
+        versions=_versions(),
+        platform=platform.platform(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+    )
+    try:
+        tables, plan = _tables(config)
+    except BaseException as error:
+        _keep_the_end(replace(begun, error=_why(error), seconds=time.perf_counter() - started), config)
+        raise
+    verdicts = tuple(judge(config.restraints, tables))
+    results = replace(begun, tables=tables, verdicts=verdicts, plan=plan, seconds=time.perf_counter() - started)
+    kept = report(results, config.output, run_id=str(flow_run.id), keep_runs=config.keep_runs)
+    print_table(results)
+    get_run_logger().info(kept.sentence)
+    return results
+
+
+def _tables(config: EvaluationConfig) -> tuple[tuple[Table, ...], dict[str, Any]]:
+    """What was measured, and what was to be done before that."""
     store = store_of(config)
     store.catch_up()
     sweep = plan_sweep(config, store)
     get_run_logger().info("\n".join(sweep.lines()))
     runner, places = config.task_runner, config.max_in_flight
     with in_flight(runner, places, on_stop=stopping.request, listening=stopping.listening) as crew:
-        work = Work(config, store, crew)
+        locks = DeviceLocks(config.device_locks, f"{flow_run.name} {flow_run.id}", runner.kind == "threads")
+        work = Work(config, store, crew, locks)
         found = extract_all(sweep, work)
         tables = compare_all(sweep, found, work)
-    results = EvaluationResults(
-        tables=tables,
-        verdicts=tuple(judge(config.restraints, tables)),
-        config=config.model_dump(mode="json"),
-        versions=_versions(),
-        platform=platform.platform(),
-        started_at=started_at,
-        seconds=time.perf_counter() - started,
-        plan=sweep.to_json(),
-    )
-    report(results, config.output)
-    print_table(results)
-    return results
+    return tables, sweep.to_json()
+
+
+def _keep_the_end(results: EvaluationResults, config: EvaluationConfig) -> None:
+    """Of a run that measured nothing: what became of it."""
+    try:
+        kept = keep_run(results, config.output, run_id=str(flow_run.id), keep_runs=config.keep_runs)
+    except SimetCacheError as error:  # it is not what ended the run
+        get_run_logger().error("%s", error)
+    else:
+        get_run_logger().info(kept.sentence)
+
+
+def _why(error: BaseException) -> str:
+    return f"stopped by {signal_of(error)}" if isinstance(error, STOPPED) else sentence_of(error)
 
 
 def _versions() -> dict[str, str]:
@@ -149,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return PASSED if sweep.usable else NOT_PASSED
         require(config.task_runner)
         store_of(config)
-        prepare_folder(config.output)
+        prepare(config.output)
     except SimetCacheError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

@@ -133,8 +133,13 @@ def cancelled(stop: BaseException) -> State[int]:
     """
     if get_intent() is not None:
         raise stop
-    name, code = ("SIGTERM", TERMINATED) if isinstance(stop, TerminationSignal) else ("Ctrl-C", INTERRUPTED)
-    return Cancelled(message=f"stopped by {name}; {_LATER}", data=code)
+    code = TERMINATED if isinstance(stop, TerminationSignal) else INTERRUPTED
+    return Cancelled(message=f"stopped by {signal_of(stop)}; {_LATER}", data=code)
+
+
+def signal_of(stop: BaseException) -> str:
+    """What stopped a run, one of ``STOPPED``, as people call it."""
+    return "SIGTERM" if isinstance(stop, TerminationSignal) else "Ctrl-C"
 
 
 def left(state: State[int]) -> int:

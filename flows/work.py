@@ -10,6 +10,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.runners import Crew
 from simet_cache.config import EvaluationConfig, ExtractorConfig
+from simet_cache.devices import DeviceLocks
 from simet_cache.report.results import DatasetResult
 from simet_cache.store import FeatureStore
 from simet_cache.sweep import PlannedSet
@@ -26,11 +27,13 @@ class Work:
         config: The evaluation.
         store: Its cache.
         crew: Takes task runs.
+        locks: Which devices its tasks lock.
     """
 
     config: EvaluationConfig
     store: FeatureStore
     crew: Crew
+    locks: DeviceLocks
 
     @property
     def tried_again(self) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class Work:
             "store": self.store,
             "on_bad_image": self.config.on_bad_image,
             "limit": self.config.extraction_limit,
+            "locks": self.locks,
         }
 
     def on_what(self, extractor: ExtractorConfig) -> str:

@@ -1,15 +1,19 @@
-"""Devices: which ones an extraction may use, and that each is used by one extraction of this machine at a time.
+"""Devices: which ones an extraction may use, and that each is used by one extraction at a time.
 
-Who extracts on a device holds a lock of the kernel, which ends with its holder, in a folder of this user's own::
+Within a run each device is used by one task at a time. ``DeviceLocks`` says which devices are also used by one process
+of this machine at a time. Who uses such a device holds a lock of the kernel, which ends with its holder, in a folder of
+this user's own::
 
-    <temporary folder>/simet-cache-<uid>/<device>.lock     held by who uses the device
+    <temporary folder>/simet-cache-<uid>/<device>.lock     held by who uses the device, who writes a note into it
     <temporary folder>/simet-cache-<uid>/<device>.next     held by who will use it next, so that nobody overtakes
+    <temporary folder>/simet-cache-<uid>/run-<run>-<device>.lock, .next     the same among the processes of one run
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import logging
 import os
 import stat
@@ -17,17 +21,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from simet_cache import stopping
 from simet_cache.errors import ExtractorError
+from simet_cache.holders import Holder
 
 _PATIENCE = 5.0  # seconds to wait for a device before saying so
 _POLL = 0.05  # seconds
+_FORGOTTEN = 86_400.0  # seconds after which nobody comes back to the files of a run
 
 _warned = threading.Event()
 
@@ -37,6 +44,33 @@ _lines: dict[tuple[str, ...], deque[object]] = {}
 _ours: set[str] = set()
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeviceLocks:
+    """Which devices are used by one process of this machine at a time; the tasks of one run take turns on all of them.
+
+    Attributes:
+        kind: ``auto``: accelerators, whose memory is small, and not the CPU; or ``all``; or ``none``.
+        run: What the run is called, that others may be told.
+        in_one_process: Whether all tasks of the run are in this process: then turns need no files.
+    """
+
+    kind: str = "auto"
+    run: str = ""
+    in_one_process: bool = True
+
+    def of_machine(self, device: str) -> bool:
+        """Whether other runs are kept from a device too."""
+        return self.kind == "all" or (self.kind == "auto" and not device.startswith("cpu"))
+
+    def file_name(self, device: str) -> str | None:
+        """The beginning of the names of a device's locks; None where it needs none."""
+        if self.of_machine(device):
+            return _file_name(device)
+        if self.in_one_process:
+            return None
+        return f"run-{hashlib.md5(self.run.encode(), usedforsecurity=False).hexdigest()[:16]}-{_file_name(device)}"
 
 
 def available(name: str) -> tuple[str, ...]:
@@ -61,48 +95,50 @@ def available(name: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def taken(names: Sequence[str]) -> Iterator[str]:
-    """One of some devices, which nobody else on this machine uses for an extraction meanwhile.
+def taken(names: Sequence[str], locks: DeviceLocks = DeviceLocks()) -> Iterator[str]:
+    """One of some devices, which no other task of this run uses meanwhile, and no other process where it is locked.
 
-    It is held across threads and processes of this user, and is free again when its holder ends, however it ends. Who
-    waits for it is served before who has just had it. Where there can be no lock, a warning says so once, and the first
-    device is used all the same.
+    It is free again when its holder ends, however it ends. Who waits for it is served before who has just had it. Where
+    there can be no lock, a warning says so once, and the first device is used all the same.
 
     Args:
         names: As ``available`` says them; any of them will do.
+        locks: Which devices are locked.
 
     Raises:
         StoppedError: The run was asked to stop while it waited.
     """
     with ExitStack() as held:
-        name = _taken(names, held)
+        name = _taken(names, locks, held)
         held.callback(_give_memory_back)
         yield name
 
 
-def _taken(names: Sequence[str], held: ExitStack) -> str:
+def _taken(names: Sequence[str], locks: DeviceLocks, held: ExitStack) -> str:
     """In this process one waits after the other, and only the first of them asks the kernel."""
-    me, since, said = object(), time.monotonic(), False
+    me, said, since = object(), False, 0.0
     with _moved, ExitStack() as queue:
         line = _lines.setdefault(tuple(names), deque())
         line.append(me)
         queue.callback(_leave, line, me)
         try:
-            files = {name: _file_name(name) for name in names}
-            folder = queue.enter_context(_folder())
-            first_in_line = set[str]()
+            files = {name: locks.file_name(name) for name in names}
+            folder = queue.enter_context(_folder()) if any(files.values()) else -1
+            if not locks.in_one_process and any(files.values()):
+                _remove_old(folder)
+            first_in_line = {name for name, file in files.items() if file is None}
             while True:
                 stopping.check()
-                for name, file in files.items() if line[0] is me else ():
-                    if name not in first_in_line and _try(folder, f"{file}.next", queue):
-                        first_in_line.add(name)
-                    if name in first_in_line and _try(folder, f"{file}.lock", held):
-                        held.callback(_ours.discard, name)
-                        _ours.add(name)
-                        return name
-                if not said and time.monotonic() - since > _PATIENCE and not _ours & set(names):
-                    said = True
-                    log.info("Waiting for %s, which another process uses", " or ".join(names))
+                if line[0] is me:
+                    since = since or time.monotonic()
+                    for name, file in files.items():
+                        if name not in first_in_line and (handle := _try(folder, f"{file}.next")) is not None:
+                            queue.callback(_unlock, handle)
+                            first_in_line.add(name)
+                        if name in first_in_line and name not in _ours and _hold(name, file, folder, locks, held):
+                            return name
+                    if not said and time.monotonic() - since > _PATIENCE:
+                        said = _say_who_is_waited_for(files, folder, locks)
                 _moved.wait(_POLL)
         except OSError as error:
             if not _warned.is_set():
@@ -110,6 +146,44 @@ def _taken(names: Sequence[str], held: ExitStack) -> str:
                 why = error.strerror or error
                 log.warning("cannot lock a device: %s. Other extractions may use %s meanwhile", why, names[0])
             return names[0]
+
+
+def _hold(name: str, file: str | None, folder: int, locks: DeviceLocks, held: ExitStack) -> bool:
+    """Take a device that nobody of this process has, unless another process has it."""
+    handle = None
+    if file is not None:
+        if (handle := _try(folder, f"{file}.lock")) is None:
+            return False
+        with suppress(OSError):  # rather no name than no extraction
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, Holder.myself(run=locks.run).note(), 0)
+    held.callback(_give_back, name, handle)
+    _ours.add(name)
+    return True
+
+
+def _give_back(name: str, handle: int | None) -> None:
+    if handle is not None:
+        _unlock(handle)
+    with _moved:
+        _ours.discard(name)
+        _moved.notify_all()
+
+
+def _say_who_is_waited_for(files: Mapping[str, str | None], folder: int, locks: DeviceLocks) -> bool:
+    """Nothing is said of waiting for this very run, in whichever of its processes.
+
+    Returns:
+        Whether it was said.
+    """
+    if any(name in _ours or not locks.of_machine(name) for name in files):
+        return False
+    holders = {name: Holder.noted_in(f"{file}.lock", folder=folder) for name, file in files.items()}
+    if any(one and (one.is_this_process or (one.run and one.run == locks.run)) for one in holders.values()):
+        return False
+    waited_for = (f"{name}, which {holder or 'another process'} uses" for name, holder in holders.items())
+    log.info("Waiting for %s", ", or for ".join(waited_for))
+    return True
 
 
 def _give_memory_back() -> None:
@@ -134,8 +208,11 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)
 
 
-def _try(folder: int, name: str, held: ExitStack) -> bool:
+def _try(folder: int, name: str) -> int | None:
     """Lock a file in a folder, unless somebody has done so.
+
+    Returns:
+        The open file.
 
     Raises:
         OSError: It cannot be opened, or the file system has no locks.
@@ -146,18 +223,28 @@ def _try(folder: int, name: str, held: ExitStack) -> bool:
     except BaseException as error:
         os.close(handle)
         if isinstance(error, BlockingIOError):
-            return False
+            return None
         raise
-    held.callback(_release, handle)
-    return True
+    return handle
 
 
-def _release(handle: int) -> None:
+def _unlock(handle: int) -> None:
+    with suppress(OSError):
+        os.ftruncate(handle, 0)  # nobody holds it
     with suppress(OSError):  # closing is not enough: the loader's processes were forked with the handle
         fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
-    with _moved:
-        _moved.notify_all()
+
+
+def _remove_old(folder: int) -> None:
+    """The files of runs that are long over."""
+    for name in os.listdir(folder):
+        with suppress(OSError):
+            if name.startswith("run-") and time.time() - os.stat(name, dir_fd=folder).st_mtime > _FORGOTTEN:
+                handle = _try(folder, name)
+                if handle is not None:
+                    os.unlink(name, dir_fd=folder)
+                    _unlock(handle)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ def extract_to_store(
     name: str = "dataset",
     shard_of: str | None = None,
     turn: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    locks: devices.DeviceLocks = devices.DeviceLocks(),  # noqa: B008 - it is frozen
 ) -> FeatureSet:
     """The features of a dataset, extracted and stored unless they are there.
 
@@ -90,6 +91,7 @@ def extract_to_store(
         shard_of: The key of the whole that this is a shard of: it may be dropped when the whole is there, and if none
             of its images can be read, the features are an empty matrix that is stored nowhere.
         turn: Entered while images are read: whatever else limits how many extractions run at once.
+        locks: Which devices other processes do not use meanwhile.
 
     Raises:
         ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``; or the file system fails.
@@ -109,7 +111,10 @@ def extract_to_store(
     with store.lock(key):
         if not force and (found := _extracted_meanwhile(store, dataset, key, source, skip=skip, shard_of=shard_of)):
             return found
-        with turn(), devices.taken(names) as device:  # until all is stored: a kill shall cost one dataset, and not two
+        with (
+            turn(),
+            devices.taken(names, locks) as device,
+        ):  # until all is stored: a kill shall cost one dataset, not two
             made = _extracted(
                 store,
                 key,

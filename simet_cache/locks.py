@@ -11,15 +11,12 @@ On disk::
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -27,6 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from simet_cache import stopping
 from simet_cache.atomic import is_held
 from simet_cache.errors import StoreError
+from simet_cache.holders import Holder
 
 _PATIENCE = 5.0  # seconds to wait for another process before saying so
 
@@ -66,7 +64,9 @@ def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
             lock.acquire(timeout=_PATIENCE, cancel_check=stopping.requested)
         except Timeout:
             stopping.check()
-            log.warning("Waiting for %s, which computes %s for key %s", _holder(file), what, key)
+            holder = Holder.noted_in(file.with_suffix(".holder"))
+            if holder is None or not holder.is_this_process:  # another thread of ours is nothing to say
+                log.warning("Waiting for %s, which computes %s for key %s", holder or "another process", what, key)
             _acquire_unless_stopped(lock)
     except RuntimeError as error:  # it would wait for itself
         raise StoreError(f"{what} for key {key} are wanted by the very function that computes them") from error
@@ -76,7 +76,7 @@ def _acquired(file: Path, key: str, what: str) -> BaseFileLock | None:
         return None
     note = file.with_suffix(".holder")
     try:
-        _overwrite(note, json.dumps(_myself()).encode())
+        _overwrite(note, Holder.myself().note())
     except OSError:
         with suppress(OSError):  # rather no name than that of the last holder
             note.unlink()
@@ -107,24 +107,6 @@ def _overwrite(file: Path, text: bytes) -> None:
         os.ftruncate(handle, len(text))
     finally:
         os.close(handle)
-
-
-def _myself() -> dict[str, str]:
-    now = datetime.now(UTC).astimezone()
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
-    return {
-        "process": f"process {os.getpid()} on {socket.gethostname()}",
-        "since": now.isoformat(sep=" ", timespec="seconds"),
-        "command": command[:80],
-    }
-
-
-def _holder(lock: Path) -> str:
-    try:
-        who = json.loads(lock.with_suffix(".holder").read_bytes())
-        return f"{who['process']} ({who['command']}, since {who['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 @contextmanager

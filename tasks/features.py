@@ -13,6 +13,7 @@ from prefect.concurrency.sync import concurrency
 
 from simet_cache import stopping
 from simet_cache.config import ExtractorConfig
+from simet_cache.devices import DeviceLocks
 from simet_cache.errors import DamagedShardError
 from simet_cache.extraction import extract_to_store
 from simet_cache.featureset import FeatureSet
@@ -37,6 +38,7 @@ def extract_features(
     on_bad_image: str = "stop",
     shard_of: str | None = None,
     limit: str | None = None,
+    locks: DeviceLocks = DeviceLocks(),  # noqa: B008 - it is frozen
 ) -> FeatureSet:
     """Extract the features of a dataset into the store; see ``extract_to_store``.
 
@@ -53,6 +55,7 @@ def extract_features(
         on_bad_image: ``stop`` or ``skip``.
         shard_of: The key of the dataset that this is a part of.
         limit: The Prefect global concurrency limit under which images are read; a hit never waits for it.
+        locks: Which devices other processes do not use meanwhile.
     """
     with light_errors():
         return extract_to_store(
@@ -66,6 +69,7 @@ def extract_features(
             name=name,
             shard_of=shard_of,
             turn=partial(_turn, limit),
+            locks=locks,
         )
 
 
@@ -83,6 +87,7 @@ def assemble_shards(
     spare: Collection[str],
     on_bad_image: str = "stop",
     limit: str | None = None,
+    locks: DeviceLocks = DeviceLocks(),  # noqa: B008 - it is frozen
 ) -> FeatureSet:
     """The features of a dataset from those of its shards; see ``assemble``. A damaged shard is extracted once more."""
     del name  # names the run
@@ -105,6 +110,7 @@ def assemble_shards(
                 name=shard.name,
                 shard_of=planned.key,
                 turn=partial(_turn, limit),
+                locks=locks,
             )
         return assemble(store, planned, parts, size=size, keep=keep, force=force, spare=spare)
 

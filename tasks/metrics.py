@@ -14,7 +14,7 @@ from prefect.runtime import task_run
 from simet_cache import comparisons
 from simet_cache.comparisons import Comparison, Rows
 from simet_cache.derived import Derived
-from simet_cache.devices import available, taken
+from simet_cache.devices import DeviceLocks, available, taken
 from simet_cache.errors import ExtractorError, StoppedError
 from simet_cache.metrics import Summaries
 from simet_cache.metrics.metric import Side
@@ -25,21 +25,34 @@ from tasks.states import light_errors, sentence_of
 
 @task(task_run_name="summarise {name}")
 def summarise(
-    rows: Rows, side: Side, metrics: Mapping[str, Mapping[str, Any]], *, name: str, derived: Derived, device: str
+    rows: Rows,
+    side: Side,
+    metrics: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str,
+    derived: Derived,
+    device: str,
+    locks: DeviceLocks = DeviceLocks(),  # noqa: B008 - it is frozen
 ) -> dict[str, Any]:
     """What concerns the reference alone, once, before many comparisons want it at the same time.
 
     It has no cache policy of its own, since that depends on the store; the flow gives it one, as it does ``measure``.
     """
     del name  # names the run
-    with light_errors(), taken(_devices(device)) as where:
+    with light_errors(), taken(_devices(device), locks) as where:
         comparisons.summarise(derived, rows, side, metrics, device=where)
     return {}
 
 
 @task(task_run_name="measure {name}")
 def measure(
-    group: Sequence[Comparison], *, name: str, derived: Derived, device: str, attempts: int = 1
+    group: Sequence[Comparison],
+    *,
+    name: str,
+    derived: Derived,
+    device: str,
+    locks: DeviceLocks = DeviceLocks(),  # noqa: B008 - it is frozen
+    attempts: int = 1,
 ) -> dict[str, Any]:
     """Compute and keep what is missing of some comparisons with one reference.
 
@@ -48,6 +61,7 @@ def measure(
         name: For people.
         derived: Where summaries and values are kept.
         device: Where to compute, as in the configuration.
+        locks: Which devices other processes do not use meanwhile.
         attempts: How often this may be tried: before the last time, trouble that can pass is raised.
 
     Returns:
@@ -57,7 +71,7 @@ def measure(
     del name  # names the run
     outcomes: dict[str, Any] = {}
     passing: Exception | None = None
-    with light_errors(), taken(_devices(device)) as where:
+    with light_errors(), taken(_devices(device), locks) as where:
         for one in group:
             started = time.perf_counter()
             try:

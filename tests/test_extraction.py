@@ -25,6 +25,7 @@ from torchvision.transforms import functional as F
 from simet_cache import devices, extraction, locks, stopping
 from simet_cache.config import ExtractorConfig
 from simet_cache.datasets.folder import FolderDataset
+from simet_cache.devices import DeviceLocks
 from simet_cache.errors import (
     DatasetError,
     ExtractorError,
@@ -339,7 +340,7 @@ def test_the_device_is_the_one_that_was_taken(
     asked: list[Sequence[str]] = []
 
     @contextmanager
-    def taken(names: Sequence[str]) -> Iterator[str]:
+    def taken(names: Sequence[str], _: DeviceLocks) -> Iterator[str]:
         asked.append(names)
         yield names[1]
 
@@ -368,7 +369,7 @@ def test_key_turn_device(store: FeatureStore, tmp_path: Path, monkeypatch: pytes
         events.append("turn over")
 
     @contextmanager
-    def taken(names: Sequence[str]) -> Iterator[str]:
+    def taken(names: Sequence[str], _: DeviceLocks) -> Iterator[str]:
         events.append("device")
         yield names[0]
         events.append("device free")

@@ -144,7 +144,10 @@ def test_who_waits_is_told_for_whom(
             assert said(caplog)[0].endswith(f", which computes features for key {KEY}")
 
 
-@pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"process": 1}', b"\xff", None])
+@pytest.mark.parametrize(
+    "note",
+    [b"", b"{", b"[]", b'{"process": 1}', b'{"process": "\\u001b[2J", "command": "", "since": ""}', b"\xff", None],
+)
 def test_a_note_that_says_nothing_is_another_process(
     tmp_path: Path, note: bytes | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,6 +58,7 @@ class EvaluationConfig(Model):
     datasets: list[Datasets] = Field(min_length=1)
     cache_dir: Path = Path("cache/features")
     output: Path = Path("results")
+    keep_runs: Whole = Field(default=50, ge=1)
     extractors: list[ExtractorConfig] | None = Field(default=None, min_length=1)
     extractor: ExtractorConfig | None = None
     metrics: Metrics = Field(default={"fid": {}, "kid": {}, "precision": {}, "recall": {}}, min_length=1)
@@ -77,6 +78,7 @@ class EvaluationConfig(Model):
     max_in_flight: Whole = Field(default=8, ge=1)
     retries: Whole = Field(default=2, ge=0)
     extraction_limit: str | None = Field(default=None, min_length=1)
+    device_locks: Literal["auto", "all", "none"] = "auto"
     task_runner: TaskRunnerConfig = TaskRunnerConfig()
 
     _globs: _Globs = PrivateAttr(default=_Globs())

@@ -7,13 +7,16 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from simet_cache.atomic import reported, write_atomically
+from simet_cache.atomic import Staged, reported, staged, sync_folder
 from simet_cache.config.parts import MAX_COPIES
 from simet_cache.metrics import MetricValue
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
+
+NAMES = ("results.csv", "results.json")
 
 _WHERE = ("reference", "extractor", "dataset")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
@@ -33,20 +36,32 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_files(results: EvaluationResults, folder: Path) -> None:
-    """Write both files, each at once or not at all.
+    """Write both files, each at once or not at all; and neither is put in its place before both are written.
 
     Raises:
         StoreError: The folder or a file cannot be written.
     """
     prepare_folder(folder)
-    contents = {
-        "results.json": json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n",
-        "results.csv": as_csv(results),
-    }
-    for name, text in contents.items():
-        data = text.encode("utf-8", "backslashreplace")  # in JSON, that is a name's way to be no UTF-8
-        with reported("cannot write", folder / name):
-            write_atomically(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+    texts = (as_csv(results), json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n")
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(_written(folder / name, text)) for name, text in zip(NAMES, texts, strict=True)
+        }
+        for name, file in files.items():
+            with reported("cannot write", folder / name):
+                file.replace()
+    with reported("cannot write results to", folder):
+        sync_folder(folder)
+
+
+@contextmanager
+def _written(path: Path, text: str) -> Iterator[Staged]:
+    with ExitStack() as stack:
+        with reported("cannot write", path):
+            new = stack.enter_context(staged(path))
+            new.file.write(text.encode("utf-8", "backslashreplace"))  # in JSON, that is a name's way to be no UTF-8
+            new.finish()
+        yield new
 
 
 def as_csv(results: EvaluationResults) -> str:

@@ -121,6 +121,8 @@ class EvaluationResults:
         started_at: ISO 8601, UTC.
         seconds: Wall time.
         plan: What was there before, and what was to be done, as JSON values.
+        run: The name of its folder.
+        error: Why it ended before it had measured what it was to measure; None where it did not.
     """
 
     tables: tuple[Table, ...]
@@ -131,16 +133,22 @@ class EvaluationResults:
     started_at: str
     seconds: float
     plan: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    error: str | None = None
 
     @property
     def passed(self) -> bool:
         """True when everything was measured and every restraint holds."""
+        if self.error is not None:
+            return False
         measured = all(one.measured for table in self.tables for one in table.datasets)
         return measured and all(one.passed for one in self.verdicts)
 
     @property
     def summary(self) -> str:
         """One sentence; of several tables it counts comparisons, as each dataset is in more than one."""
+        if self.error is not None:
+            return f"nothing was measured: {self.error}"
         measured = [one.measured for table in self.tables for one in table.datasets]
         what = "comparisons" if len(self.tables) > 1 else "datasets"
         parts = [f"{sum(measured)} of {len(measured)} {what} measured"]
@@ -160,6 +168,8 @@ class EvaluationResults:
             "format": FORMAT,
             "passed": self.passed,
             "summary": self.summary,
+            "error": self.error,
+            "run": self.run,
             "started_at": self.started_at,
             "seconds": round(self.seconds, 3),
             "tables": [_table_json(table) for table in self.tables],

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 import torch
 from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 
 from flows.evaluate import EXAMPLE, ROOT, evaluate, main
 from simet_cache import FeatureSet, load_config
 from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import StoreError
 from simet_cache.key import feature_key
 from tests.flows.evaluated import evaluated, results_of, table_of
 
@@ -223,6 +226,99 @@ class TestFlow:
         assert "possible leakage: 1 of 12 synthetic rows equal a real one (a)" in printed
         assert evaluated({**config, "restraints": {"max_copies": {"upper_bound": 1}}}).is_completed()
 
+    def test_a_run_that_measured_nothing_leaves_the_good_results_alone(
+        self, config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        evaluated(config)
+        good = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("results.*")}
+        assert len(good) == 2
+        (tmp_path / "real" / "0000.png").write_bytes(b"no image")
+        caplog.clear()
+        state = evaluated(config)
+        assert state.is_failed()
+        assert {path.name: path.read_bytes() for path in (tmp_path / "results").glob("results.*")} == good
+        runs = sorted((tmp_path / "results" / "runs").glob("*/results.json"))
+        assert [json.loads(one.read_bytes())["passed"] for one in runs] == [True, False]
+        assert runs[1].parent.name.endswith(f"-{str(state.state_details.flow_run_id)[:8]}")
+        said = [line for line in caplog.messages if "results of this run are in" in line]
+        assert [str(runs[1].parent) in line for line in said] == [True]
+
+    def test_the_runs_that_are_kept_are_bounded(self, config: dict[str, Any], tmp_path: Path) -> None:
+        for _ in range(3):
+            evaluated({**config, "keep_runs": 2})
+        assert len(list((tmp_path / "results" / "runs").glob("*/results.json"))) == 2
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (ZeroDivisionError("by chance"), "unexpected ZeroDivisionError: by chance"),
+            (StoreError("a disk that is gone"), "a disk that is gone"),
+            (KeyboardInterrupt(), "stopped by Ctrl-C"),
+            (TerminationSignal(signal.SIGTERM), "stopped by SIGTERM"),
+        ],
+    )
+    def test_whatever_ends_a_run_is_written_down(
+        self,
+        config: dict[str, Any],
+        tmp_path: Path,
+        error: BaseException,
+        said: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        evaluated(config)
+        good = (tmp_path / "results" / "results.json").read_bytes()
+
+        def fail(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("flows.evaluate.compare_all", fail)
+        assert not evaluated(config).is_completed()
+        assert (tmp_path / "results" / "results.json").read_bytes() == good
+        _, last = sorted((tmp_path / "results" / "runs").glob("*/results.json"))
+        found = json.loads(last.read_bytes())
+        assert (found["passed"], found["error"], found["tables"]) == (False, said, [])
+        assert (last.parent / "results.csv").exists()
+
+    @pytest.mark.parametrize(("device_locks", "files"), [(None, []), ("all", ["cpu.lock", "cpu.next"]), ("none", [])])
+    def test_the_cpu_is_locked_where_the_configuration_asks_for_that(
+        self,
+        config: dict[str, Any],
+        tmp_path: Path,
+        device_locks: str | None,
+        files: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        asked = {} if device_locks is None else {"device_locks": device_locks}
+        assert evaluated({**config, **asked}).is_completed()
+        assert sorted(path.name for path in (tmp_path / "tmp").glob("simet-cache-*/*")) == files
+
+    def test_a_run_does_not_wait_for_another_one_on_the_cpu(
+        self, config: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The other one extracts for as long as this one runs."""
+        script = (
+            "import sys; from simet_cache.devices import taken\n"
+            "with taken(['cpu']):\n print('taken', flush=True); sys.stdin.read()"
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        give_up = threading.Timer(120, other.kill)
+        give_up.start()
+        with other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"taken\n"
+            assert evaluated(config).is_completed()
+            assert other.poll() is None, "it was waited for"
+            give_up.cancel()
+            other.kill()
+        assert not [line for line in caplog.messages if "Waiting" in line]
+
     def test_results_hold_what_it_takes_to_trust_them(self, config: dict[str, Any], tmp_path: Path) -> None:
         evaluated({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
         written = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -411,6 +507,8 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert "PASS 2 of 2 datasets measured" in done.stdout
         assert (project / "results" / "results.csv").exists()
+        (own,) = (project / "results" / "runs").glob("*-*")
+        assert f"results are in {project / 'results'}, and also in {own}" in done.stderr
 
     def test_a_broken_restraint_is_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
         done = run(SCRIPT, "config.yaml", "--set", "restraints.fid.upper_bound=0.001", cwd=project)
@@ -530,6 +628,9 @@ class TestCommand:
         assert "the next run goes on from there" in rest
         assert len(list((project / "cache" / "features").glob("*.pkl"))) == 1
         assert not list((project / "cache" / "features").glob(".*.tmp"))
+        (own,) = (project / "results" / "runs").glob("*/results.json")
+        assert json.loads(own.read_bytes())["error"].startswith("stopped by ")
+        assert not (project / "results" / "results.json").exists()
 
 
 @pytest.mark.parametrize(
