@@ -18,8 +18,8 @@ REFERENCE = "reference: {path: data/real}\n"
 GOOD = REFERENCE + "datasets:\n- {path: samples/10k}\n"  # what is added to it stands in line 4
 TOP_KEYS = (
     "references, reference, datasets, cache_dir, output, keep_runs, extractors, extractor, metrics, exclude, intervals,"
-    " per_class, restraints, on_bad_image, max_pixels, on_stale, verify, fingerprint, remote, force_recompute, shard_size,"
-    " keep_shards, max_in_flight, retries, extraction_limit, device_locks, task_runner"
+    " per_class, restraints, on_bad_image, max_pixels, on_stale, verify, fingerprint, remote, force_recompute,"
+    " shard_size, keep_shards, max_in_flight, retries, extraction_limit, device_locks, task_runner"
 )
 
 Load = Callable[..., EvaluationConfig]
