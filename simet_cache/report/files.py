@@ -15,7 +15,7 @@ from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 
 _WHERE = ("reference", "extractor", "dataset", "step")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
-_MORE = ("n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
+_MORE = ("n_real", "n_synth", "copies_exact", "copies_near", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
 _LAST = ("reference_key", "cached", "warnings", "error")
 
 
@@ -82,7 +82,7 @@ def _rows(table: Table, one: DatasetResult, passed: Mapping[str, object]) -> Ite
         yield {**common, "metric": name, "label": table.label(name), "error": reason}
     for name, value in one.values.items():
         of_metric = {**common, "metric": name, "label": table.label(name)}
-        yield {**of_metric, **_about(value), "best": one.name in table.best(name), "passed": passed[name]}
+        yield {**of_metric, **_about(value), "best": table.standing(one.name, name), "passed": passed[name]}
         for label, of_class in value.per_class.items():
             yield {**of_metric, **_about(of_class), "class": label}
 
@@ -99,6 +99,8 @@ def _about(value: MetricValue) -> dict[str, object]:
         "details": json.dumps(dict(value.details)) if value.details else "",
         "warnings": "; ".join(value.warnings),
     }
+    if value.copies is not None:
+        found |= {"copies_exact": value.copies.exact, "copies_near": value.copies.near}
     if value.interval is not None:
         of_interval = value.interval
         found |= {"low": repr(of_interval.low), "high": repr(of_interval.high)}
