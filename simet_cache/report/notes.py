@@ -66,9 +66,9 @@ def _cut(lines: Iterable[str], what: str) -> list[str]:
     return [*shown, f"and {hidden} more {what}"] if hidden else shown
 
 
-def _listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], separator: str = ", ") -> str:
     shown, hidden = _first(list(dict.fromkeys(names)), MOST_NAMES)
-    return ", ".join(shown) + (f" and {hidden} more" if hidden else "")
+    return separator.join(shown) + (f" and {hidden} more" if hidden else "")
 
 
 def _first(entries: list[_T], most: int) -> tuple[list[_T], int]:
@@ -142,13 +142,13 @@ def _leakage(tables: Sequence[Table], names: _Names) -> Iterator[str]:
         for one in table.datasets:
             copies = one.copies
             if copies is not None and copies.exact + copies.near:
-                near = f", {copies.near} of them nearly" if copies.near else ""
-                count = f"{copies.exact + copies.near} of {copies.rows}{near}"
+                near = f", {copies.near} of them near copies" if copies.near else ""
+                count = f"{copies.exact + copies.near} of {copies.rows} rows{near}"
                 found[copies.suspicious].append(f"{one.name}{names.place(table)} ({count})")
     if found[True]:
-        yield f"possible leakage: rows of these sets are real ones, so no ranking has them: {', '.join(found[True])}"
+        yield f"possible leakage: copies of real rows, so that no ranking has these sets: {', '.join(found[True])}"
     if found[False]:
-        yield f"possible leakage: a few rows of these sets are real ones: {_listed(found[False])}"
+        yield f"possible leakage: a few copies of real rows: {_listed(found[False])}"
 
 
 def _biased(tables: Sequence[Table], names: _Names) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _biased(tables: Sequence[Table], names: _Names) -> Iterator[str]:
             if biased:
                 remedy = "" if UNBIASED in table.metrics else f"; the metric {UNBIASED} takes it away"
                 what = f"{table.label(metric)}{names.place(table)}"
-                yield f"{what}: the bias of few rows is larger than the interval says: {_listed(biased)}{remedy}"
+                yield f"{what} biased by few rows: {_listed(biased, '; ')}{remedy}"
 
 
 def _unbiased(one: DatasetResult, metric: str, bias: float) -> str:
@@ -169,7 +169,7 @@ def _unbiased(one: DatasetResult, metric: str, bias: float) -> str:
         without = f"{UNBIASED}: {one.values[UNBIASED].value:.3g}"
     else:
         without = f"about {value - bias:.3g} without it"
-    return f"{one.name} is {value:.4g}, of which about {bias:.3g} is bias ({without})"
+    return f"{one.name} {value:.4g}, of which about {bias:.3g} is bias ({without})"
 
 
 def _left_out(tables: Sequence[Table], names: _Names) -> Iterator[str]:
@@ -186,7 +186,8 @@ def _left_out(tables: Sequence[Table], names: _Names) -> Iterator[str]:
             for reason, metrics in labels.items():
                 subjects.setdefault((reason, *metrics), []).append(one.name + names.place(table))
     for (reason, *metrics), of in subjects.items():
-        yield f"{', '.join(metrics)}: {_listed(of)} not ranked: {reason}"
+        are = "is" if len(set(of)) == 1 else "are"
+        yield f"{', '.join(metrics)}: {_listed(of)} {are} not ranked: {reason}"
 
 
 def _warnings(tables: Sequence[Table], names: _Names) -> list[str]:

@@ -25,9 +25,9 @@ _ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
 _MARK: dict[Standing, str] = {"best": "*", "first": "(*)", "": ""}
 _BIASED = "biased"
 _LEGEND = {
-    _MARK["best"]: "better than every other set in its column by more than chance, at {level:.6g}% for all of them",
+    _MARK["best"]: "better than all others ranked in its column by more than chance, at {level:.6g}% for all of them together",
     _MARK["first"]: "first in its column, which may be chance",
-    _BIASED: "the bias of few rows is more than half of the interval, or of a value without one; the notes say how much",
+    _BIASED: "few rows raise the value by more than half its interval (half the value, where it has none); see below",
 }
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}

@@ -13,6 +13,9 @@ from simet_cache.restraints import Verdict
 Results = Callable[..., EvaluationResults]
 Tables = Callable[..., Table]
 
+UNASKED = (
+    "no intervals were asked for, so that rankings say which value is first and no more; intervals: true does"
+)
 ON_RESNET = {"suffix": "resnet18_random0"}
 
 
@@ -50,7 +53,7 @@ def test_a_set_is_named_with_what_tells_its_table_from_others(
         f"a{place}: no precision: one row",
         f"restraint broken: a{place}: fid is 3 (upper_bound 2)",
         f"{fid}: few (b{place})",
-        f"{fid}{place}: the best is not separated from a at 95%",
+        f"{fid}{place}: b is first, but not separated from a at 95%",
     ]
 
 
@@ -99,22 +102,22 @@ def test_many_errors_are_cut(results: Results) -> None:
 def test_many_broken_restraints_are_cut_and_counted_and_those_with_a_value_come_first(results: Results) -> None:
     verdicts = tuple(broken(f"s{n}", None if n < 10 else 3.0, metric="kid" if n > 90 else "fid") for n in range(100))
     lines = notes(results(many(100), verdicts=verdicts))
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert lines[0] == "restraint broken: s10: fid is 3 (upper_bound 2)"
-    assert lines[-1] == "and 90 more restraints broken (FID 81, kid 9)"
+    assert lines[-2:] == ["and 90 more restraints broken (FID 81, kid 9)", UNASKED]
 
 
 def test_warnings_of_many_sets_name_a_few(results: Results) -> None:
     lines = notes(results(many(105), warnings=("few rows",)))
-    assert lines == ["FID: few rows (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 95 more)"]
+    assert lines == ["FID: few rows (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 95 more)", UNASKED]
 
 
 def test_many_warnings_are_cut_and_the_most_frequent_come_first(results: Results) -> None:
     numbers = {f"s{n}": {"fid": {"number": 1.0, "warnings": (f"rows: {min(n, 20)}",)}} for n in range(30)}
     lines = notes(results(numbers))
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert lines[0].startswith("FID: rows: 20 (s20, s21,")
-    assert lines[-1] == "and 11 more warnings; results.json has them all"
+    assert lines[-2:] == ["and 11 more warnings; results.json has them all", UNASKED]
 
 
 def test_images_skipped_are_told_once_for_all_references(results: Results, table: Tables) -> None:
@@ -122,20 +125,22 @@ def test_images_skipped_are_told_once_for_all_references(results: Results, table
     tables = tuple(table({"a": {"fid": 1.0}}, reference=name, skipped=skipped) for name in ("real", "other"))
     assert notes(results(tables=tables)) == ["a: images skipped: 1, first x.png: empty"]
     lines = notes(results(many(30), skipped=skipped))
-    assert len(lines) == 11
-    assert lines[-1] == "and 20 more sets have images skipped"
+    assert len(lines) == 12
+    assert lines[-2:] == ["and 20 more sets have images skipped", UNASKED]
 
 
 def test_an_open_ranking_names_the_nearest(results: Results) -> None:
     numbers = {f"s{n}": {"fid": {"number": 2.0 - n / 100, "error": 0.9}} for n in range(30)}
     (line,) = notes(results(numbers, metrics=("fid",), level=0.95))
     assert line == (
-        "FID: the best is not separated from s28, s27, s26, s25, s24, s23, s22, s21, s20, s19 and 19 more at 95%"
+        "FID: s29 is first, but not separated from s28, s27, s26, s25, s24, s23, s22, s21, s20, s19 and 19 more at 95%"
+        " for all 30 sets together"
     )
 
 
 def test_classes_of_many_sets_are_cut(results: Results) -> None:
     one = {"fid": {"number": 1.0, "classes": {"cat": 1.0, "dog": 2.0}}}
     lines = notes(results(many(30, one)))
-    assert len(lines) == 11
+    assert len(lines) == 12
+    assert lines[0] == UNASKED
     assert lines[-1] == "and 20 more datasets and metrics per class; results.csv has them all"
