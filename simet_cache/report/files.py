@@ -15,7 +15,20 @@ from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 
 _WHERE = ("reference", "extractor", "dataset", "step")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
-_MORE = ("n_real", "n_synth", "copies_exact", "copies_near", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
+_MORE = (
+    "n_real",
+    "n_synth",
+    "copies_exact",
+    "copies_near",
+    "width",
+    "version",
+    "parameters",
+    "level",
+    "method",
+    "details",
+    "suffix",
+    "key",
+)
 _LAST = ("reference_key", "cached", "warnings", "error")
 
 

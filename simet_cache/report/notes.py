@@ -247,15 +247,17 @@ def _no_interval(value: MetricValue) -> str:
 
 def _open(ranking: Ranking) -> str:
     """From which others the first set is not separated; the nearest of many."""
-    first, sets = ranking.order[0], len(ranking.order)
-    tied = [name for name in ranking.order if name in ranking.first]
-    are = f"{first} is first" if len(tied) == 1 else f"{_listed(tied)} are equal and first"
-    near = [name for name in ranking.order if name in ranking.open and name in ranking.differences]
+    sets, equal = len(ranking.order), ranking.first
+    tied = [name for name in ranking.order if name in equal]
+    are = f"{tied[0]} is first" if len(tied) == 1 else f"{_listed(tied)} are equally good and first"
+    others = (ranking.open.keys() & ranking.differences.keys()) - {*tied}
+    near = [name for name in ranking.order if name in others]
     together = f" for all {sets} sets together" if sets > 2 else ""
     reasons = [f"not separated from {_listed(near)} at {100 * ranking.level:.6g}%{together}"] if near else []
     for why, of in _without_intervals(ranking).items():
-        reasons.append(f"{_listed(of)} {'has' if len(set(of)) == 1 else 'have'} no interval{why and ': '}{why}")
-    return f"{are}, but {', and '.join(reasons)}"
+        who = "it" if {*of} == {*tied} else _listed(of)
+        reasons.append(f"{who} {'has' if len({*of}) == 1 else 'have'} no interval{why and ': '}{why}")
+    return f"{are}, but {', and '.join(reasons)}" if reasons else are
 
 
 def _without_intervals(ranking: Ranking) -> dict[str, list[str]]:
@@ -286,5 +288,7 @@ def _classes(tables: Sequence[Table], names: _Names) -> Iterator[str]:
                 if len(value.per_class) > 1:
                     of_class = value.per_class
                     ordered = sorted(of_class, key=lambda name: METRICS[metric].from_best(of_class[name].value))
-                    best, worst = (f"{of_class[name].value:.4g} ({name})" for name in (ordered[0], ordered[-1]))
-                    yield f"{one.name}{names.place(table)}: {table.label(metric)} per class: best {best}, worst {worst}"
+                    words = ("highest", "lowest") if METRICS[metric].no_best else ("best", "worst")
+                    ends = zip(words, (ordered[0], ordered[-1]), strict=True)
+                    said = ", ".join(f"{word} {of_class[name].value:.4g} ({name})" for word, name in ends)
+                    yield f"{one.name}{names.place(table)}: {table.label(metric)} per class: {said}"

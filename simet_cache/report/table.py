@@ -25,7 +25,9 @@ _ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
 _MARK: dict[Standing, str] = {"best": "*", "first": "(*)", "": ""}
 _BIASED = "biased"
 _LEGEND = {
-    _MARK["best"]: "better than all others ranked in its column by more than chance, at {level:.6g}% for all of them together",
+    _MARK[
+        "best"
+    ]: "better than all others ranked in its column by more than chance, at {level:.6g}% for all of them together",
     _MARK["first"]: "first in its column, which may be chance",
     _BIASED: "few rows raise the value by more than half its interval (half the value, where it has none); see below",
 }
@@ -153,7 +155,9 @@ def _legend(shown: Sequence[Part]) -> list[str]:
     """What the marks mean that occur."""
     rankings = [ranking for part in shown for ranking in part.table.rankings.values()]
     levels = [ranking.level for ranking in rankings if ranking.best] or [0.0]
-    words = {word for part in shown for one in part.datasets for name in one.values for word in _words(part, one, name)[2:]}
+    words = {
+        word for part in shown for one in part.datasets for name in one.values for word in _words(part, one, name)[2:]
+    }
     return [f"{word}: {meaning.format(level=100 * levels[0])}" for word, meaning in _LEGEND.items() if word in words]
 
 

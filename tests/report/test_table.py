@@ -128,6 +128,8 @@ def test_classes_are_told_by_their_best_and_worst(results: Results) -> None:
     found = results({"a": {"precision": {"number": 0.5, "classes": classes}, "fid": {"number": 1, "classes": classes}}})
     assert "a: precision per class: best 0.9 (dog), worst 0.1 (eel)" in notes(found)
     assert "a: FID per class: best 0.1 (eel), worst 0.9 (dog)" in notes(found)
+    (line,) = notes(results({"a": {"vendi": {"number": 0.5, "classes": classes}}}, metrics=("vendi",)))
+    assert line == "a: vendi per class: highest 0.9 (dog), lowest 0.1 (eel)"
 
 
 def test_one_reason_for_many_metrics_is_told_once(results: Results) -> None:
