@@ -178,7 +178,7 @@ def _ranking(
     derived: Derived,
     intervals: Intervals | None,
 ) -> Ranking:
-    """By one metric; what that takes is as large as the reference, and is read from the cache for two sets at a time."""
+    """By one metric. What that takes is as large as the reference: it is read from the cache for two sets at a time."""
 
     def with_noise(name: str) -> MetricValue | None:
         found: MetricValue | None = derived.value(keys[name][metric], noise=True)

@@ -42,7 +42,7 @@ def _place(number: float) -> int:
 
 
 def bias_of(value: MetricValue) -> float | None:
-    """The estimated bias of a value where it says more than the interval's half-width, or half the value without one."""
+    """The estimated bias of a value where it exceeds half of its interval's width, or of the value without one."""
     bias = value.details.get("bias", 0.0)
     reach = (value.interval.high - value.interval.low) / 2 if value.interval else abs(value.value) / 2
     return bias if value.metric != UNBIASED and abs(bias) > reach else None

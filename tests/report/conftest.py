@@ -27,6 +27,7 @@ def handle(letter: str, rows: int = 100) -> FeatureSet:
 def value(
     metric: str,
     number: float,
+    *,
     warnings: tuple[str, ...] = (),
     error: float | None = None,
     ends: tuple[float, float] | None = None,

@@ -1,4 +1,4 @@
-"""Whole tables as a person reads them: who gets a star and who does not, what stands beside it, and what comes first."""
+"""Whole tables as a person reads them: who gets a star, what stands beside the numbers, and what is said first."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def test_the_best_is_separated_from_all_others(printed: Printed) -> None:
 def test_the_first_is_not_separated_from_some(printed: Printed) -> None:
     datasets = {
         name: {"fid": one(fid), "kid": one(fid / 1000, 0.0001), "mind": one(mind)}
-        for name, fid, mind in (("A", 1.2, 4.0), ("B", 1.3, 5.0), ("ckpt-10k", 1.0, 6.0), ("C", 9.0, 2.0))
+        for name, fid, mind in (("A", 1.2, 4.0), ("B", 1.3, 5.0), ("10k", 1.0, 6.0), ("C", 9.0, 2.0))
     }
     assert printed(datasets, metrics=("fid", "kid", "mind"))[1:] == [
-        "  dataset    images   FID ↓                   kid ↓                            mind ↓                features",
-        "  A              50   1.20 [1.00, 1.45]       0.00120 [0.00100, 0.00145]       4.00 [3.80, 4.25]     extracted",
-        "  B              50   1.30 [1.10, 1.55]       0.00130 [0.00110, 0.00155]       5.00 [4.80, 5.25]     extracted",
-        "  ckpt-10k       50   1.00 [0.80, 1.25] (*)   0.00100 [0.00080, 0.00125] (*)   6.00 [5.80, 6.25]     extracted",
-        "  C              50   9.00 [8.80, 9.25]       0.00900 [0.00880, 0.00925]       2.00 [1.80, 2.25] *   extracted",
+        "  dataset   images   FID ↓                   kid ↓                            mind ↓                features",
+        "  A             50   1.20 [1.00, 1.45]       0.00120 [0.00100, 0.00145]       4.00 [3.80, 4.25]     extracted",
+        "  B             50   1.30 [1.10, 1.55]       0.00130 [0.00110, 0.00155]       5.00 [4.80, 5.25]     extracted",
+        "  10k           50   1.00 [0.80, 1.25] (*)   0.00100 [0.00080, 0.00125] (*)   6.00 [5.80, 6.25]     extracted",
+        "  C             50   9.00 [8.80, 9.25]       0.00900 [0.00880, 0.00925]       2.00 [1.80, 2.25] *   extracted",
         BEST,
         FIRST,
-        "FID, kid: ckpt-10k is first, but not separated from A, B at 95% for all 4 sets together",
+        "FID, kid: 10k is first, but not separated from A, B at 95% for all 4 sets together",
         "PASS 4 of 4 datasets measured",
     ]
 
