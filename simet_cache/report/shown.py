@@ -43,7 +43,8 @@ class Part:
         first = self.table.label(self.table.metrics[0])
         return (
             f"{len(shown)} of {everything} datasets: the first by each metric, what broke a restraint, what holds"
-            f" copies of real rows, what failed, then the first by {first}; results.csv has the other {len(rest)}{which}, too"
+            f" copies of real rows, what failed, then the first by {first};"
+            f" results.csv has the other {len(rest)}{which}, too"
         )
 
 
