@@ -20,6 +20,9 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "metrics at 50,000": ("metrics", "run_large"),
     "metrics on a GPU": ("metrics", "run_cuda"),
     "interval coverage": ("coverage", "run"),
+    "frechet distances": ("frechet", "run"),
+    "joint rankings": ("rankings", "run"),
+    "images needed": ("images_needed", "run"),
     "sanity": ("sanity", "run"),
     "sweep": ("sweep", "run"),
     "sweep of 1,000": ("sweep", "run_large"),
@@ -28,7 +31,16 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "server": ("server", "run"),
 }
 # many minutes, or not to be had everywhere
-WHEN_NAMED = {"metrics at 50,000", "metrics on a GPU", "interval coverage", "sweep of 1,000", "kills", "scale"}
+WHEN_NAMED = {
+    "metrics at 50,000",
+    "metrics on a GPU",
+    "interval coverage",
+    "frechet distances",
+    "joint rankings",
+    "sweep of 1,000",
+    "kills",
+    "scale",
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = "# Results\n\nWritten by `python -m benchmarks [NAME ...]` (`make bench`); peers run in the same run.\n"
 

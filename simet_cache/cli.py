@@ -60,7 +60,7 @@ def _ls_options(parser: argparse.ArgumentParser) -> None:
     statuses = ("ok", "adopted", "damaged", "unsafe", "unreadable")
     parser.add_argument("--status", choices=statuses, help="only these")
     parser.add_argument("--dataset", metavar="PATTERN", default="*", help="only these, like 'ckpt-*'")
-    parser.add_argument("--extractor", metavar="PATTERN", default="*", help="only these, like 'inception_v3*'")
+    parser.add_argument("--extractor", metavar="PATTERN", default="*", help="only these, like 'fid_inception*'")
 
 
 def _info_options(parser: argparse.ArgumentParser) -> None:

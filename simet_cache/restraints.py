@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simet_cache.config.parts import MAX_COPIES
 from simet_cache.extractors import named_in
+from simet_cache.report.labels import label_of
 
 if TYPE_CHECKING:
     from simet_cache.config import RestraintConfig
-    from simet_cache.report.results import Table
+    from simet_cache.report.results import DatasetResult, Table
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Verdict:
 
     Attributes:
         dataset: Its name.
-        metric: The metric's name.
+        metric: The metric's name; ``max_copies`` for the number of rows that are copies of real ones.
         value: What was measured; None where it could not be.
         lower_bound: The value must not be below it; None for no bound.
         upper_bound: The value must not be above it; None for no bound.
@@ -35,6 +37,11 @@ class Verdict:
     upper_bound: float | None
     reference: str
     extractor: str
+
+    @property
+    def label(self) -> str:
+        """What people read in place of the metric's name."""
+        return label_of(self.metric, self.extractor)
 
     @property
     def passed(self) -> bool:
@@ -54,10 +61,13 @@ class Verdict:
             subject: What to call the dataset; its name where nothing else is given, as there is one reference and one
                 extractor. The report knows whether there are more.
         """
+        if self.metric == MAX_COPIES:
+            found = "were not counted" if self.value is None else f"are {self.value:g}"
+            return f"{subject or self.dataset}: copies of real rows {found} ({MAX_COPIES} {self.upper_bound:g})"
         found = "was not measured" if self.value is None else f"is {self.value:.6g}"
         bounds = {"lower_bound": self.lower_bound, "upper_bound": self.upper_bound}
         wanted = ", ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
-        return f"{subject or self.dataset}: {self.metric} {found} ({wanted})"
+        return f"{subject or self.dataset}: {self.label} {found} ({wanted})"
 
 
 def judge(restraints: Mapping[str, RestraintConfig], tables: Iterable[Table]) -> list[Verdict]:
@@ -72,9 +82,16 @@ def judge(restraints: Mapping[str, RestraintConfig], tables: Iterable[Table]) ->
         extractor = (table.extractor, named_in(table.extractor))
         for one in table.datasets:
             for metric, restraint in restraints.items():
-                asked = metric in table.metrics and metric not in one.excluded
+                asked = any(name not in one.excluded for name in table.metrics if metric in (name, MAX_COPIES))
                 if asked and restraint.applies_to(one.name, reference=table.reference.name, extractor=extractor):
-                    value = one.values[metric].value if metric in one.values else None
+                    value = _value(one, metric)
                     bounds = restraint.lower_bound, restraint.upper_bound
                     verdicts.append(Verdict(one.name, metric, value, *bounds, table.reference.name, table.extractor))
     return verdicts
+
+
+def _value(one: DatasetResult, name: str) -> float | None:
+    if name == MAX_COPIES:
+        counted = (value.copies for value in one.values.values() if value.copies is not None)
+        return next((copies.exact + copies.near for copies in counted), None)
+    return one.values[name].value if name in one.values else None

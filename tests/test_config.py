@@ -12,8 +12,8 @@ from simet_cache.config import ExtractorConfig, FolderConfig, GlobConfig, Restra
 
 def test_what_changes_the_model_is_part_of_a_configurations_identity() -> None:
     """Built models are kept by configuration."""
-    assert ExtractorConfig() == ExtractorConfig(name="inception_v3")
-    assert hash(ExtractorConfig()) == hash(ExtractorConfig(name="inception_v3"))
+    assert ExtractorConfig() == ExtractorConfig(name="fid_inception")
+    assert hash(ExtractorConfig()) == hash(ExtractorConfig(name="fid_inception"))
     assert ExtractorConfig(weights="random", seed=1) != ExtractorConfig(weights="random", seed=2)
     with pytest.raises(ValidationError, match="frozen"):
         ExtractorConfig().seed = 3  # type: ignore[misc]
@@ -73,7 +73,7 @@ def test_a_folder_is_called_by_its_own_name_wherever_one_stands(
 
 @pytest.mark.parametrize(
     ("word", "hint"),
-    [("extracter", " Did you mean 'extractor'?"), ("zzz", ""), (3, "")],
+    [("extracter", " Did you mean 'extractor'?"), ("Metric", " Did you mean 'metrics'?"), ("zzz", ""), (3, "")],
 )
 def test_a_hint_only_where_a_name_is_near(word: object, hint: str) -> None:
     assert did_you_mean(word, ["extractor", "metrics"]) == hint

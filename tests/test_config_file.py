@@ -107,7 +107,7 @@ def test_every_field_but_two_has_a_default(load: Load, project: Path) -> None:
     assert config.cache_dir == project / "cache" / "features"
     assert config.output == project / "results"
     assert list(config.metrics) == ["fid", "kid", "precision", "recall"]
-    assert config.extractor.name == "inception_v3"
+    assert config.extractor.name == "fid_inception"
     assert config.extractor.batch_size == 128
     assert (config.on_bad_image, config.force_recompute, config.restraints) == ("stop", False, {})
 
@@ -133,6 +133,15 @@ def test_a_validated_configuration_survives_json(load: Load) -> None:
 def test_a_bound_in_scientific_notation_is_a_number(load: Load) -> None:
     """YAML 1.1 takes ``1e-3`` for text."""
     assert load(GOOD + "restraints: {fid: {upper_bound: 1e-3}}").restraints["fid"].upper_bound == 0.001
+
+
+@pytest.mark.parametrize("written", ["3", "{upper_bound: 3}", "'3'"])
+def test_how_many_copies_of_real_rows_are_allowed(load: Load, written: str) -> None:
+    config = load(f"{GOOD}metrics: [recall]\nrestraints: {{max_copies: {written}}}")
+    assert config.restraints["max_copies"].upper_bound == 3
+    assert applies(config, "max_copies", "10k")
+    assert EvaluationConfig.model_validate_json(config.model_dump_json()) == config
+    assert load(GOOD, "restraints.max_copies=0").restraints["max_copies"].upper_bound == 0
 
 
 # Paths
@@ -179,7 +188,7 @@ def test_folders_on_the_command_line(project: Path) -> None:
     assert config.reference.path == project / "data" / "real"
     assert names(config) == ["10k", "20k"]
     assert config.cache_dir == project / "cache" / "features"
-    assert config.extractor.batch_size == 8
+    assert (config.extractor.name, config.extractor.batch_size) == ("fid_inception", 8)
     with pytest.raises(ConfigError) as caught:
         config_from_folders("data/reel", ["samples/10k", "samples/30k"], ["extractor.nme=x"])
     assert caught.value.problems == [
@@ -291,14 +300,17 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         ),
         (
             "extractor: {name: zzzzzz}",
-            "extractor.name: no extractor 'zzzzzz'. Use inception_v3, fid_inception or a torchvision model.",
+            "extractor.name: no extractor 'zzzzzz'. Use fid_inception, inception_v3 or a torchvision model.",
         ),
-        ("extractor: {image_size: 64}", "extractor.image_size: inception_v3 always sees 299 pixels; leave it out"),
         (
-            "extractor: {name: fid_inception, image_size: 64}",
+            "extractor: {name: inception_v3, image_size: 64}",
+            "extractor.image_size: inception_v3 always sees 299 pixels; leave it out",
+        ),
+        (
+            "extractor: {image_size: 64}",
             "extractor.image_size: fid_inception always sees 299 pixels; leave it out",
         ),
-        ("extractor: {layer: 64}", "extractor.layer: only fid_inception has layers to choose from"),
+        ("extractor: {name: inception_v3, layer: 64}", "extractor.layer: only fid_inception has layers to choose from"),
         (
             "extractor: {name: fid_inception, layer: 65}",
             "extractor.layer: fid_inception has 64, 192, 768, 2048, logits_unbiased, logits; found '65'",
@@ -357,6 +369,25 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
             "restraints: {fidd: {upper_bound: 3}}",
             "restraints.fidd: 'fidd' is not among the metrics. Did you mean 'fid'?",
         ),
+        ("restraints: {max_copies: -1}", "restraints.max_copies.upper_bound: expected 0 or more, found -1"),
+        (
+            "restraints: {max_copies: {lower_bound: 1}}",
+            "restraints.max_copies.lower_bound: a number of copies has an upper_bound alone",
+        ),
+        ("restraints: {max_copies: yes}", "restraints.max_copies: expected a mapping, found true"),
+        ("restraints: {max_copies: few}", "restraints.max_copies.upper_bound: expected a number, found 'few'"),
+        (
+            "restraints: {max_copys: 0}",
+            "restraints.max_copys: 'max_copys' is not among the metrics. Did you mean 'max_copies'?",
+        ),
+        (
+            "restraints: {max_copys: {upper_bound: 0}}",
+            "restraints.max_copys: 'max_copys' is not among the metrics. Did you mean 'max_copies'?",
+        ),
+        (
+            "restraints: {max_copies: {upper_bound: 0, datasets: [10m]}}",
+            "restraints.max_copies.datasets: no dataset is called '10m'. Did you mean '10k'?",
+        ),
         (
             "restraints: {fid: {upper_bound: 3, datasets: [10m]}}",
             "restraints.fid.datasets: no dataset is called '10m'. Did you mean '10k'?",
@@ -412,6 +443,68 @@ def test_labels_of_folders_and_of_the_digits(load: Load) -> None:
 def test_intervals(load: Load, added: str, expected: Intervals | None) -> None:
     found = load(GOOD + added).intervals
     assert (found and found.asked()) == expected
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    ["[FID, {Precision: {k: 5}}, KID_Subsets, FD-infinity]", "[fid, {PRECISION: {k: 5}}, kid-subsets, FDinfinity]"],
+)
+def test_metrics_may_be_spelt_as_papers_spell_them(load: Load, metrics: str) -> None:
+    config = load(
+        f"{GOOD}metrics: {metrics}\nrestraints: {{Fid: {{upper_bound: 40}}, FD-Infinity: {{upper_bound: 30}}}}\n"
+    )
+    assert config.metrics == {"fid": {}, "precision": {"k": 5}, "kid_subsets": {}, "fd_infinity": {}}
+    assert list(config.restraints) == ["fid", "fd_infinity"]
+    assert EvaluationConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("written", ["FID", "Fid", "fid"])
+@pytest.mark.parametrize("overridden", ["FID", "fid"])
+def test_an_override_replaces_what_is_spelt_otherwise(load: Load, written: str, overridden: str) -> None:
+    text = f"{GOOD}metrics: [{written}, {{Precision: {{k: 3}}}}]\nrestraints: {{{written}: {{upper_bound: 40}}}}\n"
+    config = load(text, f"restraints.{overridden}.upper_bound=0.1", "metrics.PRECISION.k=5")
+    assert {name: one.upper_bound for name, one in config.restraints.items()} == {"fid": 0.1}
+    assert config.metrics == {"fid": {}, "precision": {"k": 5}}
+    assert list(load(GOOD, "metrics=[FID, KID]", f"restraints.{overridden}.upper_bound=1").restraints) == ["fid"]
+
+
+@pytest.mark.parametrize(
+    ("added", "line"),
+    [
+        ("metrics: [FID, fid]", "metrics: the metric 'fid' stands twice"),
+        ("metrics: {FID: {}, Fid: {}}", "metrics: the metric 'fid' stands twice"),
+        ("restraints: {FID: {upper_bound: 3}, fid: {upper_bound: 4}}", "restraints: the metric 'fid' stands twice"),
+        ("restraints: {FID: {}}", "restraints.FID: expected lower_bound, upper_bound or both"),
+        (
+            "restraints: {Mind: {upper_bound: 3}}",
+            "restraints.Mind: 'mind' is not among the metrics. These are fid, kid, precision, recall.",
+        ),
+        (
+            "restraints: {FD (inception_v3): {upper_bound: 3}}",
+            "restraints.FD (inception_v3): 'FD (inception_v3)' is not among the metrics."
+            " These are fid, kid, precision, recall.",
+        ),
+        (
+            "restraints: {FIDD: {upper_bound: 3}}",
+            "restraints.FIDD: 'FIDD' is not among the metrics. Did you mean 'fid'?",
+        ),
+        ("exclude: [{metric: FIDD}]", "exclude.0.metric: no metric is called 'FIDD'. Did you mean 'fid'?"),
+        (
+            "metrics: [KID, {Precision: {k: 0}}]",
+            "metrics.1.Precision: k: expected a whole number of at least 1, found 0; set the metric's parameter k",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_where_it_stands_whatever_the_spelling(load: Load, added: str, line: str) -> None:
+    assert refused(load, GOOD + added) == [f"c.yaml:4: {line}"]
+
+
+@pytest.mark.parametrize("metric", ["FID", "[Fid, KID]", "'F*'", "'?ID'", "'[F-K]ID'"])
+def test_an_exclusion_may_spell_metrics_as_papers_do(load: Load, metric: str) -> None:
+    config = load(f"{GOOD}metrics: [fid, kid, precision]\nexclude: [{{metric: {metric}}}]")
+    (one,) = config.comparisons()
+    assert "fid" not in one.metrics
+    assert "precision" in one.metrics
 
 
 @pytest.mark.parametrize("metrics", ["{%s: {}}", "[kid, %s]"])
@@ -775,7 +868,7 @@ def test_a_mapping_without_a_value_can_be_filled(load: Load) -> None:
         ("reference.path=nowhere", "--set reference.path: reference.path: no such folder: ./nowhere"),
         (
             "extractor.image_size=64",
-            "--set extractor.image_size: extractor.image_size: inception_v3 always sees 299 pixels; leave it out",
+            "--set extractor.image_size: extractor.image_size: fid_inception always sees 299 pixels; leave it out",
         ),
         (
             "restraints.fid={upper_bound: 3, datasets: [10m]}",

@@ -362,6 +362,14 @@ def test_a_restraint_on_what_is_left_out(load: Load) -> None:
     assert load(f"{text}- {{reference: a, dataset: plain, extractor: '*0'}}")
 
 
+def test_copies_are_restrained_whatever_the_metrics_are(load: Load) -> None:
+    text = f"{SWEEP}restraints: {{max_copies: {{upper_bound: 0, references: [a], extractors: ['*0']}}}}\nexclude:\n"
+    assert load(f"{text}- {{reference: a, extractor: '*0', metric: fid}}")
+    assert refused(load, f"{text}- {{reference: a, extractor: '*0'}}") == [
+        "c.yaml:11: restraints.max_copies: all that it is about is left out by 'exclude'"
+    ]
+
+
 # Labels and logits in a sweep
 
 

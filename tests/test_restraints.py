@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from simet_cache.config import RestraintConfig
-from simet_cache.metrics import METRICS, MetricValue
+from simet_cache.metrics import METRICS, Copies, MetricValue
 from simet_cache.report.results import DatasetResult, Table
 from simet_cache.restraints import Verdict, judge
 
 
 def verdict(value: float | None, lower: float | None = None, upper: float | None = None) -> Verdict:
-    return Verdict("set", "fid", value, lower, upper, "real", "inception_v3")
+    return Verdict("set", "fid", value, lower, upper, "real", "fid_inception")
+
+
+def copies_verdict(value: float | None) -> Verdict:
+    return Verdict("set", "max_copies", value, None, 0, "real", "fid_inception")
 
 
 @pytest.mark.parametrize(
@@ -49,17 +53,19 @@ def test_bounds_are_inclusive_and_what_is_no_number_fails(
 @pytest.mark.parametrize(
     ("one", "text"),
     [
-        (verdict(42.123456789, None, 40), "set: fid is 42.1235 (upper_bound 40)"),
-        (verdict(0.5, 0, 1.5), "set: fid is 0.5 (lower_bound 0, upper_bound 1.5)"),
-        (verdict(None, 0.7), "set: fid was not measured (lower_bound 0.7)"),
-        (verdict(math.nan, 0.7), "set: fid is nan (lower_bound 0.7)"),
+        (verdict(42.123456789, None, 40), "set: FID is 42.1235 (upper_bound 40)"),
+        (verdict(0.5, 0, 1.5), "set: FID is 0.5 (lower_bound 0, upper_bound 1.5)"),
+        (verdict(None, 0.7), "set: FID was not measured (lower_bound 0.7)"),
+        (verdict(math.nan, 0.7), "set: FID is nan (lower_bound 0.7)"),
+        (copies_verdict(12), "set: copies of real rows are 12 (max_copies 0)"),
+        (copies_verdict(None), "set: copies of real rows were not counted (max_copies 0)"),
     ],
 )
 def test_a_verdict_in_words(one: Verdict, text: str) -> None:
     assert str(one) == text
 
 
-def table(values: Mapping[str, Any], *, reference: str = "real", suffix: str = "inception_v3") -> Table:
+def table(values: Mapping[str, Any], *, reference: str = "real", suffix: str = "fid_inception") -> Table:
     """Of ``{dataset: {metric: number}}``; an error in place of the numbers fails the dataset."""
     datasets = tuple(
         DatasetResult(name, suffix, error=numbers)
@@ -140,8 +146,50 @@ def test_what_was_left_out_breaks_nothing_and_what_is_missing_does() -> None:
 
 
 def test_a_verdict_may_call_its_subject_otherwise() -> None:
-    assert verdict(3, None, 2).sentence("set against real") == "set against real: fid is 3 (upper_bound 2)"
+    assert verdict(3, None, 2).sentence("set against real") == "set against real: FID is 3 (upper_bound 2)"
 
 
 def test_without_restraints_there_is_nothing_to_break() -> None:
     assert judge({}, [table({"set": {"fid": 1.0}})]) == []
+
+
+def with_copies(found: Table, copies: Mapping[str, Copies | None]) -> Table:
+    """The table with copies in the values of its datasets."""
+    datasets = tuple(
+        replace(one, values={name: replace(value, copies=copies.get(one.name)) for name, value in one.values.items()})
+        for one in found.datasets
+    )
+    return replace(found, datasets=datasets)
+
+
+def test_copies_exact_and_near_may_not_be_more_than_is_allowed() -> None:
+    sets: dict[str, Any] = {name: {"fid": 1.0} for name in ("none", "few", "many", "nobody looked")}
+    found = with_copies(
+        table({**sets, "failed": "no image"}),
+        {"none": Copies(0, 0, 100), "few": Copies(2, 1, 100), "many": Copies(0, 4, 100)},
+    )
+    verdicts = judge({"max_copies": RestraintConfig(upper_bound=3)}, [found])
+    assert [(one.dataset, one.metric, one.value, one.passed) for one in verdicts] == [
+        ("none", "max_copies", 0, True),
+        ("few", "max_copies", 3, True),
+        ("many", "max_copies", 4, False),
+        ("nobody looked", "max_copies", None, False),
+        ("failed", "max_copies", None, False),
+    ]
+
+
+def test_copies_are_judged_where_they_are_asked_about() -> None:
+    tables = [
+        with_copies(table({"a": {"fid": 3.0}, "b": {"fid": 3.0}}, suffix=suffix), {"a": Copies(1, 0, 9)})
+        for suffix in ("resnet18_random0", "fid_inception")
+    ]
+    verdicts = judge({"max_copies": RestraintConfig(upper_bound=0, datasets=["a"], extractors=["fid*"])}, tables)
+    assert [(one.dataset, one.extractor, one.passed) for one in verdicts] == [("a", "fid_inception", False)]
+
+
+def test_a_set_of_which_nothing_is_asked_breaks_no_limit_of_copies() -> None:
+    found = table({"left out": {}, "asked": {}})
+    left_out, asked = found.datasets
+    found = replace(found, datasets=(replace(left_out, excluded=("fid", "precision")), asked))
+    verdicts = judge({"max_copies": RestraintConfig(upper_bound=0)}, [found])
+    assert [(one.dataset, one.passed) for one in verdicts] == [("asked", False)]

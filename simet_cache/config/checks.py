@@ -11,9 +11,10 @@ from simet_cache.config import patterns
 from simet_cache.config.datasets import FolderConfig
 from simet_cache.config.extractor import ExtractorConfig
 from simet_cache.config.model import Problem, did_you_mean, unmatched
-from simet_cache.config.parts import RestraintConfig
+from simet_cache.config.parts import MAX_COPIES, RestraintConfig
 from simet_cache.errors import MetricError, WeightsError
 from simet_cache.metrics import METRICS, resolve
+from simet_cache.metrics.names import metric_name
 
 if TYPE_CHECKING:
     from simet_cache.config.evaluation import EvaluationConfig
@@ -35,10 +36,28 @@ def metrics_as_mapping(value: Any) -> dict[str, Any]:
         named = {entry: {}} if isinstance(entry, str) else entry
         if not isinstance(named, dict):
             raise ValueError(f"expected names of metrics, or mappings of a name to parameters; found {entry!r}")
-        for name, parameters in named.items():
+        for written, parameters in named.items():
+            name = metric_name(written)
             if name in merged:
                 raise ValueError(f"the metric {name!r} stands twice")
             merged[name] = {} if parameters is None else parameters
+    return merged
+
+
+def restraints_by_name(value: Any) -> Any:
+    """Restraints by the names that the table of metrics has; what is no mapping stays as it is.
+
+    Raises:
+        ValueError: A metric stands twice.
+    """
+    if not isinstance(value, dict):
+        return value
+    merged: dict[str, Any] = {}
+    for written, restraint in value.items():
+        name = metric_name(written)
+        if name in merged:
+            raise ValueError(f"the metric {name!r} stands twice")
+        merged[name] = restraint
     return merged
 
 
@@ -74,12 +93,30 @@ def _suffixes(extractors: Sequence[ExtractorConfig]) -> Names:
         return None
 
 
+def restraints_as_mappings(value: Any) -> Any:
+    """``max_copies: 0`` says the same as ``max_copies: {upper_bound: 0}``; a name that is unknown may be meant so."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _as_upper_bound(bound) if name not in METRICS else bound for name, bound in value.items()}
+
+
+def _as_upper_bound(bound: Any) -> Any:
+    plain = isinstance(bound, int | float | str) and not isinstance(bound, bool)
+    return {"upper_bound": bound} if plain else bound
+
+
 def restraint_problems(restraints: Mapping[str, RestraintConfig], names: Mapping[str, Names]) -> Iterator[Problem]:
-    """Restraints on metrics that are not asked for, or on sets that there are not."""
+    """Restraints without a sense, on metrics that are not asked for, or on sets that there are not."""
     metrics = names["metric"]
     for metric, restraint in restraints.items():
-        if metrics is not None and metric not in metrics:
-            yield (metric,), f"{metric!r} is not among the metrics.{did_you_mean(metric, [*metrics])}"
+        if metric == MAX_COPIES:
+            if restraint.lower_bound is not None:
+                yield (metric, "lower_bound"), "a number of copies has an upper_bound alone"
+            elif restraint.upper_bound is not None and restraint.upper_bound < 0:
+                yield (metric, "upper_bound"), f"expected 0 or more, found {restraint.upper_bound:g}"
+        elif metrics is not None and metric not in metrics:
+            hint = did_you_mean(metric, [*metrics, MAX_COPIES]) or f" These are {', '.join(metrics)}."
+            yield (metric,), f"{metric!r} is not among the metrics.{hint}"
         for what in ("dataset", "reference", "extractor"):
             said = unmatched(getattr(restraint, f"{what}s"), what, names[what])
             yield from (((metric, f"{what}s"), sentence) for sentence in said)
@@ -157,7 +194,7 @@ def _about_nothing(config: EvaluationConfig) -> Iterator[Problem]:
         return
     for metric, restraint in config.restraints.items():
         if not any(
-            metric in one.metrics
+            (metric in one.metrics or metric == MAX_COPIES)
             and restraint.applies_to(
                 one.dataset.name, reference=one.reference.name, extractor=(one.extractor.suffix, one.extractor.name)
             )

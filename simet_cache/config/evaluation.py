@@ -167,6 +167,12 @@ class EvaluationConfig(Model):
             return {} if value else None
         return value
 
+    @field_validator("restraints", mode="before", json_schema_input_type=dict[str, RestraintConfig | float])
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """``FID`` and ``fid`` are one metric, and ``max_copies: 0`` says the same as ``{upper_bound: 0}`` there."""
+        return checks.restraints_as_mappings(checks.restraints_by_name(value))
+
     @field_validator("restraints")
     @classmethod
     def _about_something(cls, restraints: Restraints, info: ValidationInfo) -> Restraints:

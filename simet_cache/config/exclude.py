@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from simet_cache.config.extractor import ExtractorConfig
 from simet_cache.config.model import Model, Problem, matches, unmatched
+from simet_cache.metrics.names import metric_pattern
 
 Patterns = Annotated[
     list[str],
     Field(min_length=1),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
 ]
+MetricPatterns = Annotated[Patterns, AfterValidator(lambda patterns: [metric_pattern(one) for one in patterns])]
 
 
 class ExcludeConfig(Model):
@@ -26,7 +28,7 @@ class ExcludeConfig(Model):
     reference: Patterns | None = None
     dataset: Patterns | None = None
     extractor: Patterns | None = None
-    metric: Patterns | None = None
+    metric: MetricPatterns | None = None
 
     @model_validator(mode="after")
     def _about_something(self) -> ExcludeConfig:

@@ -20,7 +20,7 @@ from simet_cache.extractors import fid_inception, torchvision_models
 class ExtractorConfig(Model):
     """Which model makes the features, and on what."""
 
-    name: str = "inception_v3"
+    name: str = fid_inception.NAME
     weights: str = "default"
     seed: Whole = 0
     image_size: Whole | None = Field(default=None, ge=8)
@@ -48,7 +48,7 @@ class ExtractorConfig(Model):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in extractors.names():
-            hint = did_you_mean(name, extractors.names()) or " Use inception_v3, fid_inception or a torchvision model."
+            hint = did_you_mean(name, extractors.names()) or " Use fid_inception, inception_v3 or a torchvision model."
             raise ValueError(f"no extractor {name!r}.{hint}")
         return name
 

@@ -14,6 +14,7 @@ from simet_cache.config.extractor import ExtractorConfig
 from simet_cache.config.model import did_you_mean
 from simet_cache.config.parts import IntervalsConfig, RestraintConfig, TaskRunnerConfig
 from simet_cache.config.written import Place, Source, described, dotted
+from simet_cache.metrics.names import key_of_metric
 
 _TAG_AT = {"reference": 1, "references": 2, "datasets": 2}  # where pydantic's places name the kind of a dataset
 
@@ -36,12 +37,18 @@ def _line(source: Source, place: Place, message: str) -> str:
 
 
 def _written(source: Source, place: Place) -> Place:
-    """Where it stands: a metric's name may be in the list form, ``[fid, kid]``, which has been made a mapping."""
-    entries = source.tree.get("metrics")
-    if place[:1] == ("metrics",) and len(place) > 1 and isinstance(entries, list):
-        for number, entry in enumerate(entries):
-            if entry == place[1] or (isinstance(entry, dict) and place[1] in entry):
-                return ("metrics", number, *(place[1:] if isinstance(entry, dict) else ()))
+    """Where it stands: metrics in a list have been made a mapping since, in the table's spelling of their names."""
+    if place[:1] not in (("metrics",), ("restraints",)) or len(place) == 1:
+        return place
+    around, metric, *below = place
+    entries = source.tree.get(str(around))
+    if isinstance(entries, dict):
+        return (around, key_of_metric(entries, str(metric)), *below)
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        names = entry if isinstance(entry, dict) else [entry]
+        written = key_of_metric(names, str(metric))
+        if written in names:
+            return (around, number, *((written, *below) if isinstance(entry, dict) else ()))
     return place
 
 

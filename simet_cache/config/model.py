@@ -15,8 +15,9 @@ Problem = tuple[tuple[str | int, ...], str]  # where, below the value that is be
 
 def did_you_mean(word: object, known: Iterator[str] | tuple[str, ...] | list[str]) -> str:
     """`` Did you mean 'x'?``, or nothing where no known name is near."""
-    near = get_close_matches(str(word), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    by_folded = {name.casefold(): name for name in known}  # who writes FDI means fid
+    near = get_close_matches(str(word).casefold(), by_folded, n=1)
+    return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from simet_cache.config.model import Model, Number, Whole, matches, raise_problems
 from simet_cache.metrics import Intervals
 
+MAX_COPIES = "max_copies"  # the restraint that is about no metric
+
 
 class RestraintConfig(Model):
     """What a metric must hold: everywhere, or where the names match all of the patterns that are given."""

@@ -14,6 +14,7 @@ from yaml.composer import ComposerError
 
 from simet_cache.config.evaluation import EvaluationConfig
 from simet_cache.errors import ConfigError
+from simet_cache.metrics.names import key_of_metric
 
 Place = tuple[str | int, ...]
 _Written = tuple[Place, int, str]  # where in the tree, in which line, and what is wrong with the key
@@ -106,6 +107,8 @@ def _metrics_as_mapping(entries: list[Any]) -> Any:
 
 def _step(tree: Any, part: str, place: Place, override: str) -> tuple[Any, Place]:
     if isinstance(tree, dict):
+        if place in (("metrics",), ("restraints",)):  # FID replaces what stands there as fid
+            part = key_of_metric(tree, part)
         return part, (*place, part)
     if isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
         return int(part), (*place, int(part))

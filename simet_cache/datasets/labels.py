@@ -51,10 +51,12 @@ def _numbers(found: Any, length: int) -> NDArray[np.int64] | None:
     if isinstance(found[0], tuple):  # pairs of a path and a number
         found = [one[-1] for one in found]
     try:
-        array = np.asarray(found)
-    except ValueError:  # of all lengths, like the objects in an image
+        array = np.asanyarray(found)
+    except (ValueError, TypeError):  # of all lengths, like the objects in an image; a tensor on a GPU
         return None
-    return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None
+    if np.ma.is_masked(array):
+        return None
+    return np.asarray(array, np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None
 
 
 def _text(name: Any) -> str:

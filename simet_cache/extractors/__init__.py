@@ -20,9 +20,6 @@ VERSION = 1  # of what we do between image and feature: raised when features cha
 # Every other name is a torchvision classification model.
 _FAMILIES: dict[str, Any] = {fid_inception.NAME: fid_inception}
 
-# Suffixes whose Fréchet distance is what the field calls FID.
-_INCEPTION_SUFFIXES = {torchvision_models.INCEPTION, fid_inception.NAME}
-
 
 @dataclass(frozen=True)
 class Extractor:
@@ -73,6 +70,10 @@ def named_in(suffix: str) -> str:
 
 
 def frechet_label(suffix: str) -> str:
-    """``FID`` on the features of an Inception with its published weights, ``FD (<suffix>)`` on all others."""
+    """``FID`` on the features that papers compute it from, ``FD (<suffix>)`` on all others.
+
+    Those are the 2048 features of ``fid_inception`` with its published weights in float32: its plain suffix. Half
+    precision (``+amp``) does not give the published numbers to the digit.
+    """
     extractor = suffix.partition("@")[0]  # what follows is about the dataset
-    return "FID" if extractor.removesuffix("+amp") in _INCEPTION_SUFFIXES else f"FD ({extractor})"
+    return "FID" if extractor == fid_inception.NAME else f"FD ({extractor})"

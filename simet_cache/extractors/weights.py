@@ -37,11 +37,11 @@ def download(url: str) -> StateDict:
         file = Path(get_dir(), "checkpoints", name)
         if file.is_file():
             raise WeightsError(f"{file} is damaged ({error}); remove it, so that it is downloaded again") from error
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise WeightsError(
-            f"cannot download the weights from {url} ({error}). Three ways out:"
-            f" put the file {name} into {file.parent};"
-            f" name a local copy with 'weights: path/to/{name}' under 'extractor';"
-            " or use 'weights: random', which needs no download (its values do not compare with published ones)"
+            f"cannot download the weights from {url} ({reason}); set extractor.weights=path/to/{name} to a copy of that"
+            f" file, or put it into {file.parent}, or set extractor.weights=random, whose values compare with no"
+            " published ones"
         ) from error
     return state
 

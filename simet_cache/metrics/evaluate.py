@@ -13,9 +13,10 @@ import numpy as np
 
 from simet_cache.errors import MetricError
 from simet_cache.metrics.blocks import block_noise
-from simet_cache.metrics.duplicates import leakage
+from simet_cache.metrics.duplicates import copies_of, leakage
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
 from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
+from simet_cache.metrics.names import metric_name
 from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
@@ -63,6 +64,7 @@ def evaluate(
     sets = opened(real, "real", real_labels, device), opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
     values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
+    values = _with_copies(values, real=sets[0], synth=sets[1])
     if wanted is not None:
         values = _with_intervals(values, requests, real=sets[0], synth=sets[1], intervals=wanted)
     return _with_classes(values, requests, real=sets[0], synth=sets[1], intervals=wanted) if per_class else values
@@ -140,15 +142,21 @@ def difference(
 
 
 def resolve(metrics: Iterable[str] | Mapping[str, Parameters | None]) -> dict[str, dict[str, Any]]:
-    """Metric names with all their parameters, defaults filled in.
+    """Metric names, as the table spells them, with all their parameters, defaults filled in.
 
     Raises:
-        MetricError: A name or parameter is unknown, or a parameter's value is out of range.
+        MetricError: A name or parameter is unknown, a parameter's value is out of range, or a metric stands twice.
     """
     if isinstance(metrics, str):
         metrics = [metrics]
     wanted = metrics if isinstance(metrics, Mapping) else dict.fromkeys(metrics)
-    return {name: _parameters(name, {} if given is None else given) for name, given in wanted.items()}
+    requests: dict[str, dict[str, Any]] = {}
+    for written, given in wanted.items():
+        name = metric_name(written)
+        if name in requests:
+            raise MetricError(f"metric '{name}': expected once, found again as '{written}'; leave one of them out")
+        requests[name] = _parameters(name, {} if given is None else given)
+    return requests
 
 
 def _parameters(name: str, given: Parameters) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def _parameters(name: str, given: Parameters) -> dict[str, Any]:
 def _check_known(name: str, known: Mapping[str, object], what: str, listing: str) -> None:
     if name in known:
         return
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)  # known names are in lower case
     hint = f"Did you mean '{close[0]}'? " if close else ""
     raise MetricError(f"Unknown {what} '{name}'. {hint}{listing}: {', '.join(known) or 'none'}.")
 
@@ -211,7 +219,6 @@ def _values(
     _prepare(requests, real, "real")
     _prepare(requests, synth, "synth")
     joints = _joints(requests, real=real, synth=synth)
-    shared = leakage(real=real, synth=synth)
     values = {}
     for name, parameters in requests.items():
         metric, arguments = METRICS[name], _arguments(name, parameters, real, synth, joints)
@@ -233,11 +240,18 @@ def _values(
             n_real=len(real),
             n_synth=len(synth),
             width=real.width,
-            warnings=outcome.warnings + shared,
+            warnings=outcome.warnings,
             details=outcome.details,
             noise=noise,
         )
     return values
+
+
+def _with_copies(values: Mapping[str, MetricValue], *, real: Summaries, synth: Summaries) -> dict[str, MetricValue]:
+    copies = copies_of(real=real, synth=synth)
+    return {
+        name: replace(value, copies=copies, warnings=value.warnings + leakage(copies)) for name, value in values.items()
+    }
 
 
 def _prepare(requests: Requests, rows: Summaries, side: Side) -> None:

@@ -129,6 +129,7 @@ def noise(
     synth: Summarised[Gaussian],
     joint: Pair | None = None,
     sizes: int = 15,
+    seed: int = 0,
 ) -> Noise | str:
     """Noise of the intercept by the delta method: the intercept is a weighted sum of distances, whose noise is known.
 
@@ -137,14 +138,17 @@ def noise(
         synth: The synthetic set.
         joint: What ``fid.join`` returns.
         sizes: As in ``compare``.
+        seed: Of the rows that stand for all.
 
     Returns:
         The noise; or why there is none.
     """
+    width = real.features.shape[1]
+    if min(len(real.features), len(synth.features)) <= width:
+        found = f"found {len(real.features)} and {len(synth.features)}"
+        return f"expected more rows than the {width} features on both sides, {found}"
     pair = joint or fid.join(real=real, synth=synth)
-    sides = fid.sides_of(pair, real.features, synth.features)
-    if isinstance(sides, str):
-        return sides
+    sides = fid.sides_of(pair, real.features, synth.features, seed=seed)
     fit = line(len(synth.features), synth.features.shape[1], sizes)
     rows = len(real.features)
     shared = 1 / np.maximum.outer(fit.rows, fit.rows)  # covariance of the means of two subsets, in variances of a row
@@ -152,7 +156,7 @@ def noise(
     return fid.noise_of(
         pair,
         sides,
-        count=rows,
+        rows=(rows, len(synth.features)),
         shares=(1 / rows, float((together * shared).sum())),
         second=float((together * (1 / rows + shared) ** 2).sum()),
         bias=sides[0].excess / rows,

@@ -25,13 +25,13 @@ from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks, mean
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
-INFLUENCE_ROWS = 400  # of either set; a standard error from so many rows is off by some four percent
+INFLUENCE_ROWS = 512  # of either set; a standard error from so many rows is off by some four percent
 CURVATURE_ROWS = 256  # of these
 NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
 SMALL = 1e-9  # the same relative to the distance itself
 SMALL_OF_MANY = 1e-7  # where the exact way would take as long as all the rest
 MANY = 1024  # singular values
-RESOLVED = 1e-6  # singular values of P below this share of the largest have no reliable direction
+RESOLVED = 1e-6  # singular values of P below this share of the largest have no reliable direction, and no weight
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def growing(
         order: Shape (N,): the order in which rows are taken; None for their own.
         device: Where to compute.
     """
-    centre = mean(features[:: -(-len(features) // CENTRE_ROWS)])
+    centre = mean(features[drawn(len(features), CENTRE_ROWS, seed=0)])
     width, done = features.shape[1], 0
     total, products = np.zeros(width), np.zeros((1, 1))
     for size in sizes:
@@ -137,9 +137,7 @@ class Pair:
     @cached_property
     def product(self) -> Floats:
         """P = Fr Fs^T."""
-        if self.synth.triangular:
-            return spectra.times_triangle(self.real.factor, self.synth.factor, device=self.device)
-        return spectra.product(self.real.factor, self.synth.factor.T, device=self.device)
+        return _times_factor(self.real.factor, self.synth, self.device)
 
     @cached_property
     def traces(self) -> tuple[float, float]:
@@ -216,7 +214,9 @@ class Side:
     excess: float
 
 
-def noise(*, real: Summarised[Gaussian], synth: Summarised[Gaussian], joint: Pair | None = None) -> Noise | str:
+def noise(
+    *, real: Summarised[Gaussian], synth: Summarised[Gaussian], joint: Pair | None = None, seed: int = 0
+) -> Noise:
     """Noise of the distance by the delta method.
 
     The influence of a real row x is ``2 (mr - ms).(x - mr) + (x - mr)^T (1 - A) (x - mr)`` less its mean, with the
@@ -224,83 +224,102 @@ def noise(*, real: Summarised[Gaussian], synth: Summarised[Gaussian], joint: Pai
     equal, where the second-order term takes over.
 
     What remains is about the distance that sets of these sizes have on average. It lies above that of the
-    distributions by ``bias``, the mean of the second-order term.
+    distributions by ``bias``, the mean of the second-order term; with few rows for each feature by more than that.
 
     Args:
         real: The real set.
         synth: The synthetic set.
         joint: What ``join`` returns. Its eigenvectors, found here, also give the distance, if that is asked for later.
-
-    Returns:
-        The noise; or why there is none, for covariances without an inverse.
+        seed: Of the rows that stand for all.
     """
     pair = joint or join(real=real, synth=synth)
-    sides = sides_of(pair, real.features, synth.features)
-    if isinstance(sides, str):
-        return sides
-    shares = 1 / len(real.features), 1 / len(synth.features)
+    sides = sides_of(pair, real.features, synth.features, seed=seed)
+    rows = len(real.features), len(synth.features)
+    shares = 1 / rows[0], 1 / rows[1]
     return noise_of(
         pair,
         sides,
-        count=len(real.features),
+        rows=rows,
         shares=shares,
         second=sum(shares) ** 2,
-        bias=np.dot(shares, excess(sides)),
+        bias=np.dot(shares, [side.excess for side in sides]),
     )
 
 
 def noise_of(
-    pair: Pair, sides: tuple[Side, Side], *, count: int, shares: tuple[float, float], second: float, bias: float
+    pair: Pair,
+    sides: tuple[Side, Side],
+    *,
+    rows: tuple[int, int],
+    shares: tuple[float, float],
+    second: float,
+    bias: float,
 ) -> Noise:
     """Noise of a distance, or of a weighted sum of distances.
 
-    An influence that is estimated never vanishes. Near equality, its mean square is that of the influence plus twice
-    the second-order term's variance, of which one half is to stay.
+    An influence that is estimated never vanishes. Its mean square is that of the true one, and twice the variance that
+    the second-order term of ``fid`` has: that is taken off, and the variance of the value's own second-order term is
+    added.
 
     Args:
         pair: The two sets.
         sides: What their rows do.
-        count: Real rows.
+        rows: Of the real and of the synthetic set.
         shares: Sum of squares of the weights with which the mean influence of either set's rows enters.
         second: The same for the products of two rows that make up the second-order term.
         bias: By how much few rows raise the distance.
     """
-    beyond = second * second_order(pair.singular_values) / sum(shares)
+    unit = second_order(pair.singular_values)
+    surplus = 2 * unit * (1 / rows[0] + 1 / rows[1])
+    beyond = unit * second / sum(shares)
     raw = [float(side.influence.var(ddof=1)) for side in sides]
-    real, synth = (max(variance - beyond, beyond) for variance in raw)
-    shrunk = np.sqrt(real * shares[0] * count / raw[0]) if raw[0] > 0 else 0.0
-    return Noise(shared=sides[0].influence * shrunk, count=count, own=synth * shares[1], bias=float(bias))
+    real, synth = (max(variance - surplus, 0.0) + beyond for variance in raw)
+    shrunk = np.sqrt(real * shares[0] * rows[0] / raw[0]) if raw[0] > 0 else 0.0
+    return Noise(shared=sides[0].influence * shrunk, count=rows[0], own=synth * shares[1], bias=float(bias))
 
 
-def excess(sides: tuple[Side, Side]) -> tuple[float, float]:
-    """By how much a row more or less of either set, as a share of its rows, moves the distance on average."""
-    return sides[0].excess, sides[1].excess
+def sides_of(pair: Pair, real: Features, synth: Features, *, seed: int) -> tuple[Side, Side]:
+    """What the rows of either set do to the distance.
 
-
-def sides_of(pair: Pair, real: Features, synth: Features) -> tuple[Side, Side] | str:
-    """What the rows of either set do to the distance; or why that is not known."""
-    width = real.shape[1]
-    if min(len(real), len(synth)) <= width:
-        return f"expected more rows than the {width} features on both sides, found {len(real)} and {len(synth)}"
+    A row x has the quadratic form ``x^T A x`` of the optimal map A from its Gaussian to the other one. With any factors
+    and the singular vectors of P = Fr Fs^T = U s V^T, that of a real row is the squared length of ``x Fs^T V / s^1/2``,
+    and that of a synthetic row y of ``y Fr^T U / s^1/2``. No covariance is inverted: directions in which either set
+    does not vary are not among these coordinates, and carry no part of the trace term.
+    """
     squares, vectors = pair.spectrum
-    if not squares[0] > RESOLVED**2 * squares[-1]:
-        return "the covariances are too near to singular"
-    values, device = np.sqrt(squares), pair.device
-    shift, root, factor = pair.real.mean - pair.synth.mean, np.sqrt(values), pair.real.factor
-    rows = [_some(features, gaussian.mean) for features, gaussian in ((real, pair.real), (synth, pair.synth))]
-    mapped = (
-        spectra.product(spectra.divided(rows[0], factor, device=device), vectors * root, device=device),
-        spectra.product(spectra.times_triangle(rows[1], factor, device=device), vectors / root, device=device),
-    )
-    return (
-        _side(rows[0], mapped[0], shift, values, device),
-        _side(rows[1], mapped[1], -shift, values, device),
-    )
+    kept = squares > RESOLVED**2 * squares[-1]
+    values, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    shift, of_rows = pair.real.mean - pair.synth.mean, len(pair.product) <= pair.product.shape[1]
+    found = []
+    for features, own, other, sign in (
+        (real, pair.real, pair.synth, 1),
+        (synth, pair.synth, pair.real, -1),
+    ):
+        rows = np.subtract(features[drawn(len(features), INFLUENCE_ROWS, seed=seed)], own.mean, dtype=np.float64)
+        mapped, power = _times_factor(rows, other, pair.device), 0.5
+        if of_rows == (sign > 0):  # the eigenvectors are those of the other side: P takes them over
+            over = pair.product.T if sign > 0 else pair.product
+            mapped, power = spectra.product(mapped, over, device=pair.device), 1.5
+        mapped = spectra.product(mapped, vectors / values**power, device=pair.device)
+        found.append(_side(rows, mapped, sign * shift, values, pair.device))
+    return found[0], found[1]
 
 
-def _some(features: Features, centre: Floats) -> Floats:
-    """Some rows about the centre, evenly spaced."""
-    return np.subtract(features[:: -(-len(features) // INFLUENCE_ROWS)], centre, dtype=np.float64)
+def drawn(count: int, most: int, *, seed: int) -> NDArray[np.intp] | slice:
+    """Some of ``count`` rows that stand for all, in order: which ones depends on their number and the seed alone.
+
+    Never evenly spaced ones: sets are saved class by class, or the classes in turn, and even steps meet some of them.
+    """
+    if count <= most:
+        return slice(None)
+    return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
+
+
+def _times_factor(rows: Floats, gaussian: Gaussian, device: str) -> Floats:
+    """``rows`` times the transpose of the covariance's factor."""
+    if gaussian.triangular:
+        return spectra.times_triangle(rows, gaussian.factor, device=device)
+    return spectra.product(rows, gaussian.factor.T, device=device)
 
 
 def _side(rows: Floats, mapped: Floats, shift: Floats, values: Floats, device: str) -> Side:
@@ -311,7 +330,7 @@ def _side(rows: Floats, mapped: Floats, shift: Floats, values: Floats, device: s
     squares = mapped**2
     lengths = np.einsum("nd,nd->n", rows, rows)
     raw = 2 * np.einsum("nd,d->n", rows, shift) + lengths - squares.sum(axis=1)
-    few = squares[:: -(-len(squares) // CURVATURE_ROWS)]
+    few = squares[drawn(len(squares), CURVATURE_ROWS, seed=0)]
     weighted = spectra.product(few, 1 / np.add.outer(values, values), device=device)
     fourth = (weighted * few).sum() / len(few)
     return Side(raw - raw.mean(), float(lengths.mean() + (fourth - values.sum() / 2) / 2))
@@ -323,5 +342,6 @@ def second_order(values: Floats) -> float:
     Args:
         values: The singular values of P.
     """
+    values = values[values > 0]
     weights = np.multiply.outer(values, values) / np.add.outer(values, values)
     return float((weights**2).sum() + 2.25 * (values**2).sum())

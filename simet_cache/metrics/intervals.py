@@ -180,7 +180,7 @@ def _ends(value: MetricValue, noise: Noise, metric: Metric, level: float) -> End
     if metric.bounds == SHARE and "uncapped" not in value.details:
         return _wilson(min(max(value.value, 0.0), 1.0), error, quantile, rows)
     reach = quantile * error
-    middle = value.uncapped + (_bend(value.value, reach) if metric.squared else 0.0)
+    middle = value.uncapped + (_bend(value.value - noise.bias, reach) if metric.squared else 0.0)
     low, high = middle - reach, middle + reach
     if "uncapped" not in value.details:
         return low, high
@@ -201,7 +201,7 @@ def _bend(square: float, reach: float) -> float:
     """By how much an interval that is symmetric about the root of a value lies higher than one about the value.
 
     The root ``r = sqrt(v)`` has the error ``s / 2r``, and ``(r -+ q s / 2r)^2 = v -+ q s + (q s)^2 / 4v``. Where the
-    value is within its noise it has no such root, and the last term stays what it is at the border.
+    value, less its bias, is within its noise it has no such root, and the last term stays what it is at the border.
     """
     return reach**2 / (4 * max(square, reach)) if reach > 0 else 0.0
 

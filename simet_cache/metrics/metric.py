@@ -56,7 +56,8 @@ class Noise:
 
     Attributes:
         shared: The influence of each row of the reference on the value, or the value in each of the blocks that the
-            reference was cut into; shape (n,), the same rows or blocks for every set that is compared with it. Empty
+            reference was cut into; shape (n,), the same rows or blocks for every set that is compared with it. What
+            else both values share, such as random directions, stands behind the rows (see ``side_by_side``). Empty
             for metrics that look at the synthetic set alone.
         count: How many rows of the reference, or blocks, the mean of ``shared`` is thought of as taken over.
         own: Variance of the value that the synthetic set contributes.
@@ -81,6 +82,21 @@ class Noise:
         """Variance of the value."""
         shared = float(self.shared.var(ddof=1)) / self.count if len(self.shared) > 1 else 0.0
         return max(self.own + shared - self.surplus, 0.0)
+
+
+def side_by_side(*influences: Floats) -> tuple[Floats, int]:
+    """Independent influences on one value as one vector, such as those of rows and of random directions.
+
+    Args:
+        influences: Each of shape (n,), n of at least 2, with mean 0.
+
+    Returns:
+        The vector and its size, scaled so that its variance divided by its size is the sum of theirs divided by
+        theirs; this holds of the differences of two such vectors too.
+    """
+    size = sum(map(len, influences))
+    shares = (np.sqrt((size - 1) * size / ((len(part) - 1) * len(part))) for part in influences)
+    return np.concatenate([part * share for part, share in zip(influences, shares, strict=True)]), size
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from simet_cache.metrics.clipped import Scored
 from simet_cache.metrics.cmmd import Means
+from simet_cache.metrics.fd_unbiased import Halves
 from simet_cache.metrics.fid import Gaussian
 from simet_cache.metrics.kid import Within
 from simet_cache.metrics.metric import Copies, Interval, MetricValue, Noise
@@ -20,6 +21,7 @@ from simet_cache.metrics.vendi import Spectrum
 
 KINDS: dict[str, type[Any]] = {
     "gaussian": Gaussian,
+    "halves": Halves,
     "within": Within,
     "radii": Radii,
     "scored": Scored,

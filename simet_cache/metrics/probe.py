@@ -2,12 +2,19 @@
 
 Source: Esteban, Hyland & Ratsch 2017, "Real-valued (Medical) Time Series Generation with Recurrent Conditional GANs",
 https://arxiv.org/abs/1706.02633: TSTR trains on synthetic and tests on real rows, TRTS the other way round. The probe
-is a logistic regression on rows standardised by those that it is trained on. Beside both stands its accuracy on a fifth
-of the real rows when it is trained on the rest of them.
+is a logistic regression on rows standardised by those that it is trained on.
+
+Every row of the tested set counts: those of a class that the training set never had are wrong, or else a set without
+the hard classes would win. Among the details, ``accuracy_on_known_classes`` leaves such rows out, and ``real_on_real``
+is the accuracy on a fifth of the real rows of a probe trained on the rest of them. For ``tstr``,
+``accuracy_on_held_out`` is that of the probe of synthetic rows on exactly the same fifth: the two compare row by row.
+``trts`` is tested on other rows than ``real_on_real``; ``real_on_real_of_same_classes`` is that on held-out rows of the
+classes that the synthetic set has, so that neither number is about classes that the other one leaves out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,13 +63,15 @@ class Tested:
     """How a probe did.
 
     Attributes:
-        rows: Indices of the rows that it was tested on: those of classes that it knows.
-        right: Whether it named their class, shape (n,).
+        rows: Indices of the rows that it was tested on.
+        right: Whether it named their class, shape (n,); never so where it was trained on no row of that class.
+        known: Whether it was trained on rows of their class, shape (n,), at least once.
         warnings: What a reader must know of it.
     """
 
     rows: Indices
     right: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     warnings: tuple[str, ...]
 
     @property
@@ -70,11 +79,19 @@ class Tested:
         """Share of the tested rows that it named rightly."""
         return float(self.right.mean())
 
-    def influence(self, count: int) -> Floats:
-        """How each of ``count`` rows moves the accuracy, with mean 0; rows that were not tested do not."""
-        found = np.zeros(count)
-        found[self.rows] = (self.right - self.accuracy) * (count / len(self.rows))
-        return found
+    @property
+    def accuracy_on_known(self) -> float:
+        """The same of the rows whose class it was trained on."""
+        return float(self.right[self.known].mean())
+
+    def accuracy_on(self, rows: Indices) -> float | None:
+        """The same of those among ``rows``; None where it was tested on none of them."""
+        asked = np.isin(self.rows, rows)
+        return float(self.right[asked].mean()) if asked.any() else None
+
+    def influence(self) -> Floats:
+        """How each tested row moves the accuracy, with mean 0."""
+        return np.asarray(self.right - self.accuracy, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class Probes:
 
     @cached_property
     def among_real(self) -> Tested | None:
-        """Trained and tested on real rows; None where too few of them have a class in common."""
+        """Trained and tested on real rows; None where too few of them have a class in common, or all have one class."""
         rng, held = np.random.default_rng(self.seed), []
         for label in self.real.classes():
             rows = rng.permutation(np.flatnonzero(self.real.labels == label))
@@ -112,8 +129,8 @@ class Probes:
         if not len(tested):
             return None
         learnt = np.setdiff1d(self.real.rows, tested)
-        sets = (Labelled("real", self.real.features, self.real.labels, rows) for rows in (learnt, tested))
-        return probed(*sets)
+        sets = [Labelled("real", self.real.features, self.real.labels, rows) for rows in (learnt, tested)]
+        return probed(*sets) if len(sets[0].classes()) > 1 else None
 
 
 def check(*, seed: object) -> None:
@@ -128,80 +145,89 @@ def join(*, real: Summarised[None], synth: Summarised[None], seed: int) -> Probe
 
 
 def compare_tstr(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Outcome:
-    """Accuracy on real rows of a probe trained on synthetic ones, 0 to 1; higher is better."""
+    """Accuracy on real rows of a probe trained on synthetic ones, 0 to 1; higher is better.
+
+    Real rows of classes that the synthetic set lacks count as wrong.
+    """
     del real, synth
-    return _outcome(joint.on_real, joint)
+    tested, among = joint.on_real, joint.among_real
+    return _outcome(tested, among, {} if among is None else {"accuracy_on_held_out": tested.accuracy_on(among.rows)})
 
 
 def compare_trts(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Outcome:
-    """Accuracy on synthetic rows of a probe trained on real ones, 0 to 1; higher is better."""
+    """Accuracy on synthetic rows of a probe trained on real ones, 0 to 1; higher is better.
+
+    Synthetic rows of classes that the real set lacks count as wrong. Classes that the synthetic set lacks are not
+    tested: a warning names them.
+    """
     del real, synth
-    return _outcome(joint.on_synth, joint)
+    tested, among, details = joint.on_synth, joint.among_real, {}
+    if among is not None:
+        same = np.flatnonzero(np.isin(joint.real.labels, joint.synth.classes()))
+        details = {"real_on_real_of_same_classes": among.accuracy_on(same)}
+    return _outcome(tested, among, details)
 
 
 def noise_tstr(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise:
-    """Of the real rows tested on, given the probe."""
-    del synth
-    count = len(real.features)
-    return Noise(shared=joint.on_real.influence(count), count=count, own=0.0)
+    """Of the real rows, given the probe."""
+    del real, synth
+    shared = joint.on_real.influence()
+    return Noise(shared=shared, count=len(shared), own=0.0)
 
 
 def noise_trts(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise:
-    """Of the synthetic rows tested on, given the probe."""
-    del real
-    count = len(synth.features)
-    return Noise(shared=np.empty(0), count=1, own=float(joint.on_synth.influence(count).var(ddof=1)) / count)
+    """Of the synthetic rows, given the probe."""
+    del real, synth
+    own = joint.on_synth.influence()
+    return Noise(shared=np.empty(0), count=1, own=float(own.var(ddof=1)) / len(own))
 
 
 def probed(learnt: Labelled, tested: Labelled) -> Tested:
-    """Train a probe on one set and test it on those rows of another whose classes it knows.
+    """Train a probe on one set and test it on all rows of another: those of classes that it never had are wrong.
 
     Raises:
         MetricError: There are fewer than two classes to learn, or none of them is tested.
     """
-    known, asked = learnt.classes(), tested.classes()
-    if len(known) < 2:
+    classes = learnt.classes()
+    if len(classes) < 2:
         raise MetricError(
             f"{learnt.name}: expected rows of at least two classes to train a probe on, "
-            f"found only class {known[0]}; add classes or leave tstr and trts out"
+            f"found only class {classes[0]}; add classes or leave tstr and trts out"
         )
-    rows = tested.rows[np.isin(tested.labels[tested.rows], known)]
-    if not len(rows):
+    known = np.isin(tested.labels[tested.rows], classes)
+    if not known.any():
         raise MetricError(
-            f"real and synth: expected a class that both sets have, found {_listed(known)} in {learnt.name} "
-            f"and {_listed(asked)} in {tested.name}; name the classes alike"
+            f"real and synth: expected a class that both sets have, found {_listed(classes)} in {learnt.name} "
+            f"and {_listed(tested.classes())} in {tested.name}; name the classes alike"
         )
     moments = Moments.of(learnt.features, learnt.rows)
     probe, settled = fitted(moments.standardised(learnt.features, learnt.rows), learnt.labels[learnt.rows])
-    right = np.empty(len(rows), dtype=np.bool_)
-    for part in slices(len(rows), block_rows(tested.features)):
-        right[part] = probe.predict(moments.standardised(tested.features, rows[part])) == tested.labels[rows[part]]
-    return Tested(rows, right, tuple(_remarks(learnt, tested, settled=settled)))
+    right = np.empty(len(tested.rows), dtype=np.bool_)
+    for part in slices(len(right), block_rows(tested.features)):
+        rows = tested.rows[part]
+        right[part] = probe.predict(moments.standardised(tested.features, rows)) == tested.labels[rows]
+    return Tested(tested.rows, right, known, tuple(_remarks(learnt, tested, known, settled=settled)))
 
 
-def _remarks(learnt: Labelled, tested: Labelled, *, settled: bool) -> list[str]:
-    found = []
-    known, asked = learnt.classes(), tested.classes()
-    for here, there, why in (
-        (tested.name, learnt.name, "its rows are not tested"),
-        (learnt.name, tested.name, "the probe knows it all the same"),
-    ):
-        only = np.setdiff1d(asked, known) if here == tested.name else np.setdiff1d(known, asked)
-        if len(only) and learnt.name != tested.name:
-            found.append(f"{_listed(only)} in {here} and not in {there}: {why}")
+def _remarks(learnt: Labelled, tested: Labelled, known: NDArray[np.bool_], *, settled: bool) -> Iterator[str]:
+    if not known.all():
+        missing, count = np.setdiff1d(tested.classes(), learnt.classes()), int((~known).sum())
+        rows = f"{count} of {len(known)} {tested.name} rows, which count as wrong"
+        yield f"{_listed(missing)} in {tested.name} and not in {learnt.name}: {rows}"
+    untested = np.setdiff1d(learnt.classes(), tested.classes())
+    if len(untested) and learnt.name != tested.name:
+        yield f"{_listed(untested)} in {learnt.name} and not in {tested.name}: learnt and not tested"
     if not settled:
-        found.append("the probe was stopped before it had converged")
-    return found
+        yield "the probe was stopped before it had converged"
 
 
-def _outcome(tested: Tested, probes: Probes) -> Outcome:
-    try:
-        own = probes.among_real
-    except MetricError:  # a single class among the rows that are left to learn
-        own = None
-    if own is None:
-        return Outcome(tested.accuracy, (*tested.warnings, "real on real: too few rows to hold some out"))
-    return Outcome(tested.accuracy, tested.warnings, {"real_on_real": own.accuracy})
+def _outcome(tested: Tested, among_real: Tested | None, beside: Mapping[str, float | None]) -> Outcome:
+    details = {"accuracy_on_known_classes": tested.accuracy_on_known}
+    if among_real is None:
+        return Outcome(tested.accuracy, (*tested.warnings, "real on real: too few rows to hold some out"), details)
+    details |= {"real_on_real": among_real.accuracy}
+    details |= {name: value for name, value in beside.items() if value is not None}
+    return Outcome(tested.accuracy, tested.warnings, details)
 
 
 def _listed(classes: Labels) -> str:

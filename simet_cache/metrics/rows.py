@@ -20,13 +20,20 @@ SMALLEST = 1e-60  # below it the products of a set's values underflow
 BLOCK_ELEMENTS = 2**22  # 32 MiB of float64
 CACHED_ELEMENTS = 2**17  # 1 MiB of float64
 SHOWN_ROWS = 5
+CONVERSIONS = {  # by the kind of a dtype: what makes numbers of it without a loss that nobody chose
+    "c": "take .real and .imag, or one of them",
+    "V": "make one column of each field, with numpy.lib.recfunctions.structured_to_unstructured",
+    "M": "say what number a time is to be",
+    "m": "divide by a unit, such as numpy.timedelta64(1, 's')",
+    "O": "every value must be a number, and none be missing, before .astype('float32')",
+}
 
 
 def as_features(source: object, *, where: str = "features") -> Features:
     """Check a feature matrix and return it as a floating point array.
 
     Floating point input up to float64 is returned as it is (no copy; any strides, read-only or memory-mapped);
-    integers and wider floats become float64.
+    integers and wider floats become float64. A masked array without masked values counts as the plain array in it.
 
     Args:
         source: Array-like of shape (N, D), or an object whose ``load()`` returns one.
@@ -36,10 +43,13 @@ def as_features(source: object, *, where: str = "features") -> Features:
         Array of shape (N, D) with N, D >= 1, of a floating point dtype, every value finite.
 
     Raises:
-        MetricError: The array is not 2-D, empty, not numeric, or holds NaN, infinity or a value above 1e40,
-            or nothing but values below 1e-60 that are not all 0.
+        MetricError: The array is not 2-D, empty, not numeric, or holds masked values, NaN, infinity or a value above
+            1e40, or nothing but values below 1e-60 that are not all 0.
     """
-    array = _to_array(source, where)
+    load = getattr(source, "load", None)
+    array = as_array(load() if callable(load) else source, where=where, expected="a 2-D array")
+    if array.dtype.names:
+        raise _not_numbers(array, where)
     if array.ndim != 2:
         raise MetricError(
             f"{where}: expected a 2-D array (rows, features), found shape {array.shape}; flatten each sample to one row"
@@ -52,23 +62,46 @@ def as_features(source: object, *, where: str = "features") -> Features:
     if array.dtype.kind in "iu" or array.dtype.type is np.longdouble:
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
-        raise MetricError(
-            f"{where}: expected a floating point (or integer) array, found dtype {array.dtype}; "
-            "convert it, for instance with .astype('float32')"
-        )
+        raise _not_numbers(array, where)
     _check_values(array, where)
     return array
 
 
-def _to_array(source: object, where: str) -> NDArray[Any]:
-    load = getattr(source, "load", None)
+def as_array(source: object, *, where: str, expected: str) -> NDArray[Any]:
+    """An array-like as a plain array, where that loses nothing of it.
+
+    Args:
+        source: What NumPy reads as an array; sparse matrices are not.
+        where: What it is called in error messages.
+        expected: What was asked for, such as ``a 2-D array``.
+
+    Raises:
+        MetricError: NumPy cannot read it, or some of its values are masked.
+    """
+    kind = type(source).__name__
     try:
-        return np.asarray(load() if callable(load) else source)
+        array = np.asanyarray(source)  # keeps masks, also of what turns itself into a masked array
     except (TypeError, ValueError, RuntimeError) as error:
         raise MetricError(
-            f"{where}: expected something NumPy reads as a 2-D array, found {type(source).__name__} ({error}); "
+            f"{where}: expected something NumPy reads as {expected}, found {kind} ({error}); "
             "pass a NumPy array on the CPU"
         ) from error
+    if array.ndim == 0 and array.dtype == object and source is not None:
+        hint = "call .toarray() on it" if hasattr(source, "toarray") else "pass a NumPy array"
+        raise MetricError(f"{where}: expected something NumPy reads as {expected}, found {kind}; {hint}")
+    parts = source if isinstance(source, list | tuple) else [array]
+    masked = sum(np.count_nonzero(np.ma.getmaskarray(one)) for one in parts if isinstance(one, np.ma.MaskedArray))
+    if masked:
+        raise MetricError(
+            f"{where}: expected values that are all known, found {masked} masked; "
+            "fill them in, with .filled(...), or leave their rows out"
+        )
+    return np.asarray(array)
+
+
+def _not_numbers(array: NDArray[Any], where: str) -> MetricError:
+    hint = CONVERSIONS.get(array.dtype.kind, "convert it, for instance with .astype('float32')")
+    return MetricError(f"{where}: expected a floating point (or integer) array, found dtype {array.dtype}; {hint}")
 
 
 def _check_values(array: Features, where: str) -> None:
@@ -132,7 +165,12 @@ def mean(features: Features) -> Floats:
     exactly its constant as its mean.
     """
     first = features[0].astype(np.float64)
-    total = np.zeros_like(first)
+    return np.asarray(first + mean_from(features, first))
+
+
+def mean_from(features: Features, origin: Floats) -> Floats:
+    """Mean row less ``origin``, shape (D,)."""
+    total = np.zeros_like(origin)
     for part in _cached_parts(features):
-        total += np.subtract(part, first, dtype=np.float64).sum(axis=0)
-    return np.asarray(first + total / len(features))
+        total += np.subtract(part, origin, dtype=np.float64).sum(axis=0)
+    return np.asarray(total / len(features))

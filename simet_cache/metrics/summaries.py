@@ -13,7 +13,7 @@ from simet_cache.errors import MetricError
 from simet_cache.metrics.device import device_of
 from simet_cache.metrics.metric import Labels, Metric, Parameters, Side, Summarised, key_of
 from simet_cache.metrics.passes import summaries_of
-from simet_cache.metrics.rows import as_features
+from simet_cache.metrics.rows import as_array, as_features
 
 
 class Summaries:
@@ -102,10 +102,14 @@ class Summaries:
 
 
 def _checked(labels: object, rows: int, where: str) -> Labels:
-    array = np.asarray(labels)
+    array = as_array(labels, where=f"{where} labels", expected="a row of labels")
     if array.ndim != 1 or len(array) != rows or array.dtype.kind not in "iuU":
         raise MetricError(
             f"{where}: expected {rows} labels, integers or texts, one for each row; "
             f"found shape {array.shape} of dtype {array.dtype}"
         )
+    if array.dtype.kind == "U" and isinstance(labels, list | tuple):  # NumPy makes texts of whatever is beside one
+        for row, label in enumerate(labels):
+            if not isinstance(label, str | int | np.integer) or isinstance(label, bool):
+                raise MetricError(f"{where}: expected labels, integers or texts, found {label!r} in row {row}")
     return array

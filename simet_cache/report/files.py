@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simet_cache.atomic import reported, write_atomically
+from simet_cache.config.parts import MAX_COPIES
 from simet_cache.metrics import MetricValue
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
+from simet_cache.restraints import Verdict
 
 _WHERE = ("reference", "extractor", "dataset", "step")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
@@ -61,24 +63,26 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
 
 
 def as_csv(results: EvaluationResults) -> str:
-    """One row for each comparison and metric, and for each class where that was asked for.
+    """One row for each comparison and metric, for each class where that was asked for, and for ``max_copies``.
 
     A dataset that could not be measured has one row, which says why, and so has a metric.
     """
-    verdicts = {(one.reference, one.extractor, one.dataset, one.metric): one.passed for one in results.verdicts}
+    verdicts = {(one.reference, one.extractor, one.dataset, one.metric): one for one in results.verdicts}
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_WHERE, *_COLUMNS, *_MORE, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for table in results.tables:
         for one in table.datasets:
-            passed = {
-                name: verdicts.get((table.reference.name, table.extractor, one.name, name), "") for name in one.values
+            about = {
+                name: verdicts[place]
+                for name in (*one.values, MAX_COPIES)
+                if (place := (table.reference.name, table.extractor, one.name, name)) in verdicts
             }
-            writer.writerows(_rows(table, one, passed))
+            writer.writerows(_rows(table, one, about))
     return text.getvalue()
 
 
-def _rows(table: Table, one: DatasetResult, passed: Mapping[str, object]) -> Iterator[dict[str, object]]:
+def _rows(table: Table, one: DatasetResult, verdicts: Mapping[str, Verdict]) -> Iterator[dict[str, object]]:
     common: dict[str, object] = {
         "reference": table.reference.name,
         "extractor": table.extractor,
@@ -93,11 +97,15 @@ def _rows(table: Table, one: DatasetResult, passed: Mapping[str, object]) -> Ite
         yield {**common, "error": one.error}
     for name, reason in one.failures.items():
         yield {**common, "metric": name, "label": table.label(name), "error": reason}
+    passed = {name: verdict.passed for name, verdict in verdicts.items()}
     for name, value in one.values.items():
         of_metric = {**common, "metric": name, "label": table.label(name)}
-        yield {**of_metric, **_about(value), "best": table.standing(one.name, name), "passed": passed[name]}
+        yield {**of_metric, **_about(value), "best": table.standing(one.name, name), "passed": passed.get(name, "")}
         for label, of_class in value.per_class.items():
             yield {**of_metric, **_about(of_class), "class": label}
+    copies = verdicts.get(MAX_COPIES)
+    if copies is not None and copies.value is not None:
+        yield {**common, "metric": MAX_COPIES, "label": "copies", "value": copies.value, "passed": copies.passed}
 
 
 def _about(value: MetricValue) -> dict[str, object]:

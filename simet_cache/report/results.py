@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from simet_cache.extractors import frechet_label
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import Copies, MetricValue, Ranking
+from simet_cache.report.labels import label_of
 from simet_cache.restraints import Verdict
 
 FORMAT = 3  # of results.json; 1 was one table without a frame around it, 2 had rankings that did not hold jointly
@@ -91,8 +91,8 @@ class Table:
         return self.reference.suffix.partition("@")[0]
 
     def label(self, metric: str) -> str:
-        """How a metric is called in results: ``fid`` is ``FID`` on Inception features only."""
-        return frechet_label(self.reference.suffix) if metric == "fid" else metric
+        """What people read in place of a metric's name: ``fid`` is ``FID`` or ``FD (<suffix>)``."""
+        return label_of(metric, self.reference.suffix)
 
     def standing(self, dataset: str, metric: str) -> Standing:
         """Whether a dataset is the best by more than chance, or first by its value alone."""
@@ -169,7 +169,9 @@ class EvaluationResults:
             "started_at": self.started_at,
             "seconds": round(self.seconds, 3),
             "tables": [_table_json(table) for table in self.tables],
-            "restraints": [{**vars(verdict), "passed": verdict.passed} for verdict in self.verdicts],
+            "restraints": [
+                {**vars(verdict), "label": verdict.label, "passed": verdict.passed} for verdict in self.verdicts
+            ],
             "plan": dict(self.plan),
             "config": dict(self.config),
             "versions": dict(self.versions),
@@ -216,7 +218,7 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "device": result.device,
         "skipped": list(result.skipped),
         "error": result.error,
-        "values": {name: _value_json(value) for name, value in result.values.items()},
+        "values": {name: _value_json(value, result.suffix) for name, value in result.values.items()},
         "failures": dict(result.failures),
         "excluded": list(result.excluded),
         "metrics_seconds": result.metrics_seconds,
@@ -226,12 +228,13 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
 _OF_VALUE = tuple(one.name for one in fields(MetricValue) if one.name != "noise")
 
 
-def _value_json(value: MetricValue) -> dict[str, Any]:
+def _value_json(value: MetricValue, suffix: str) -> dict[str, Any]:
     return {
         **{name: getattr(value, name) for name in _OF_VALUE},
+        "label": label_of(value.metric, suffix),
         "parameters": dict(value.parameters),
         "details": dict(value.details),
         "interval": dict(vars(value.interval)) if value.interval else None,
         "copies": dict(vars(value.copies)) if value.copies else None,
-        "per_class": {label: _value_json(one) for label, one in value.per_class.items()},
+        "per_class": {label: _value_json(one, suffix) for label, one in value.per_class.items()},
     }

@@ -182,7 +182,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
     rows = []
     for one in part.datasets:
         verdicts = part.verdicts.get(one.name, ())
-        broken = [verdict.metric for verdict in verdicts if not verdict.passed]
+        broken = {verdict.metric: verdict.label for verdict in verdicts if not verdict.passed}
         rows.append(
             [
                 _Cell(one.name),
@@ -190,7 +190,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
                 *([_copies(one)] if copied else []),
                 *(_value(part, one, name, broken=name in broken) for name in table.metrics),
-                *([_judged(verdicts, broken)] if results.verdicts else []),
+                *([_judged(verdicts, [*broken.values()])] if results.verdicts else []),
                 _Cell(_features(one)),
             ]
         )

@@ -74,6 +74,8 @@ def test_whatever_torchvision_calls_them(attributes: dict[str, Any], expected: l
         {"targets": [{"boxes": []}] * 6},
         {"targets": [[1], [1, 2], [1], [1], [1], [1]]},
         {"labels": np.zeros((6, 2), int)},
+        {"targets": np.ma.masked_array([0, 1, 1, 0, 2, 2], [0, 0, 1, 0, 0, 0])},
+        {"targets": torch.empty(6, dtype=torch.int64, device="meta")},
     ],
 )
 def test_no_label_for_each_image(attributes: dict[str, Any]) -> None:

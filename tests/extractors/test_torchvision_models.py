@@ -82,7 +82,7 @@ def test_inception_is_torchvisions_without_its_head_on_the_references_preprocess
     plain.fc = nn.Identity()
     with torch.inference_mode():
         expected = plain(torch.stack([preprocessing(image) for image in images]))
-    found = features(ExtractorConfig(weights=str(weights_file)), images)
+    found = features(ExtractorConfig(name="inception_v3", weights=str(weights_file)), images)
     assert found.shape == (4, 2048)
     assert found.dtype == torch.float32
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -109,18 +109,18 @@ def test_inceptions_input_is_not_transformed_on_any_route(
 
     monkeypatch.setattr(torchvision_models, "get_model", spy)
     monkeypatch.setattr(w, "load_state_dict_from_url", download)
-    by_default = features(ExtractorConfig(), images[:1])
-    by_file = features(ExtractorConfig(weights=str(weights_file)), images[:1])
-    make_extractor(ExtractorConfig(weights="random")).build()
+    by_default = features(ExtractorConfig(name="inception_v3"), images[:1])
+    by_file = features(ExtractorConfig(name="inception_v3", weights=str(weights_file)), images[:1])
+    make_extractor(ExtractorConfig(name="inception_v3", weights="random")).build()
     assert [model.transform_input for model in built] == [False] * 3
     assert torch.equal(by_default, by_file)
     assert asked == ["https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"]
 
 
 def test_inceptions_suffix_is_the_references(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make_extractor(ExtractorConfig()).suffix == "inception_v3"
+    assert make_extractor(ExtractorConfig(name="inception_v3")).suffix == "inception_v3"
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
-    mine = ExtractorConfig(weights=str(weights_file))
+    mine = ExtractorConfig(name="inception_v3", weights=str(weights_file))
     assert make_extractor(mine).suffix == f"inception_v3_w{digest[:8]}"
     published(monkeypatch, weights_file)
     assert make_extractor(mine).suffix == "inception_v3"
@@ -147,14 +147,14 @@ def test_whatever_changes_the_output_changes_the_suffix(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     configs = [
-        {},
-        {"precision": "amp"},
-        {"weights": "random"},
-        {"weights": "random", "seed": 1},
-        {"weights": "random", "precision": "amp"},
-        {"weights": a},
-        {"weights": b},
-        {"weights": a, "precision": "amp"},
+        {"name": "inception_v3"},
+        {"name": "inception_v3", "precision": "amp"},
+        {"name": "inception_v3", "weights": "random"},
+        {"name": "inception_v3", "weights": "random", "seed": 1},
+        {"name": "inception_v3", "weights": "random", "precision": "amp"},
+        {"name": "inception_v3", "weights": a},
+        {"name": "inception_v3", "weights": b},
+        {"name": "inception_v3", "weights": a, "precision": "amp"},
         {"name": "resnet18"},
         {"name": "resnet50"},
         {"name": "resnet18", "image_size": 64},
@@ -183,8 +183,8 @@ def test_suffixes_stay_what_they_are() -> None:
     def suffix(**config: Any) -> str:
         return make_extractor(ExtractorConfig(**config)).suffix
 
-    assert suffix(precision="amp") == "inception_v3+amp"
-    assert suffix(weights="random", seed=7) == "inception_v3_random7"
+    assert suffix(name="inception_v3", precision="amp") == "inception_v3+amp"
+    assert suffix(name="inception_v3", weights="random", seed=7) == "inception_v3_random7"
     assert suffix(name="resnet18", weights="random", image_size=64) == "resnet18_random0_64px"
     assert suffix(name="resnet50") == "resnet50_imagenet1k_v2"
     assert suffix(name="fid_inception") == suffix(name="fid_inception", layer="2048") == "fid_inception"
@@ -193,7 +193,8 @@ def test_suffixes_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("config", [{"batch_size": 3}, {"workers": 2}, {"device": "cpu"}])
 def test_what_does_not_change_the_output_leaves_the_suffix_alone(config: dict[str, Any]) -> None:
-    assert make_extractor(ExtractorConfig(**config)).suffix == "inception_v3"
+    assert make_extractor(ExtractorConfig(**config)).suffix == "fid_inception"
+    assert make_extractor(ExtractorConfig(name="inception_v3", **config)).suffix == "inception_v3"
 
 
 def test_a_weights_file_that_changes_changes_the_suffix_at_once(tmp_path: Path) -> None:
@@ -208,18 +209,23 @@ def test_a_weights_file_that_changes_changes_the_suffix_at_once(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("suffix", "label"),
     [
-        ("inception_v3", "FID"),
-        ("inception_v3+amp", "FID"),
-        ("inception_v3@CIFAR10-test", "FID"),
-        ("inception_v3+amp@CIFAR10", "FID"),
         ("fid_inception", "FID"),
+        ("fid_inception@CIFAR10-test", "FID"),
+        ("fid_inception+amp", "FD (fid_inception+amp)"),
+        ("fid_inception+amp@CIFAR10", "FD (fid_inception+amp)"),
         ("fid_inception_64", "FD (fid_inception_64)"),
+        ("fid_inception_logits", "FD (fid_inception_logits)"),
+        ("fid_inception_random0", "FD (fid_inception_random0)"),
+        ("fid_inception_w01234567", "FD (fid_inception_w01234567)"),
+        ("inception_v3", "FD (inception_v3)"),
+        ("inception_v3+amp", "FD (inception_v3+amp)"),
+        ("inception_v3@CIFAR10-test", "FD (inception_v3)"),
         ("inception_v3_random0", "FD (inception_v3_random0)"),
         ("inception_v3_w01234567", "FD (inception_v3_w01234567)"),
         ("resnet18_random0_64px@CIFAR10", "FD (resnet18_random0_64px)"),
     ],
 )
-def test_only_published_inceptions_make_a_fid(suffix: str, label: str) -> None:
+def test_only_the_features_of_published_fids_make_a_fid(suffix: str, label: str) -> None:
     assert frechet_label(suffix) == label
 
 

@@ -208,6 +208,20 @@ class TestFlow:
             ("b", "precision", False),
         ]
 
+    def test_a_copy_of_a_real_image_breaks_what_is_said_of_copies(
+        self, config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copy(tmp_path / "real" / "0003.png", tmp_path / "a" / "0005.png")
+        config |= {"metrics": ["precision"], "restraints": {"max_copies": 0}}
+        state = evaluated(config)
+        assert state.is_failed()
+        assert "2 of 2 datasets measured; 1 of 2 restraints hold" in state.message
+        printed = capsys.readouterr().out
+        assert "FAIL max_copies" in printed
+        assert "restraint broken: a: copies of real rows are 1 (max_copies 0)" in printed
+        assert "possible leakage: 1 of 12 synthetic rows equal a real one (a)" in printed
+        assert evaluated({**config, "restraints": {"max_copies": {"upper_bound": 1}}}).is_completed()
+
     def test_results_hold_what_it_takes_to_trust_them(self, config: dict[str, Any], tmp_path: Path) -> None:
         evaluated({**config, "metrics": ["fid", {"precision": {"k": 5}}]})
         written = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -403,7 +417,7 @@ class TestCommand:
     def test_a_broken_restraint_is_exit_code_1(self, project: Path, run: Callable[..., Any]) -> None:
         done = run(SCRIPT, "config.yaml", "--set", "restraints.fid.upper_bound=0.001", cwd=project)
         assert done.returncode == 1
-        assert "restraint broken: a: fid is" in done.stdout
+        assert "restraint broken: a: FD (resnet18_random0_32px) is" in done.stdout
         assert "FAIL 3 of 3 datasets measured; 0 of 3 restraints hold" in done.stdout
         assert "Traceback" not in done.stderr
 
@@ -427,8 +441,14 @@ class TestCommand:
             https_proxy="http://127.0.0.1:9",  # nobody listens there
         )
         assert done.returncode == 1
-        for way_out in ("inception_v3_google-0cc3c7bd.pth into", "weights: path/to/", "'weights: random'"):
-            assert way_out in done.stdout
+        (line,) = (line for line in done.stdout.splitlines() if "cannot download" in line)
+        assert line.startswith("real, the reference, has no features: cannot download the weights from https://")
+        for way_out in (
+            "=path/to/weights-inception-2015-12-05-6726825d.pth",
+            "put it into",
+            "extractor.weights=random",
+        ):
+            assert way_out in line
         assert "Traceback" not in done.stdout + done.stderr
 
     def test_a_checkout_runs_its_own_tasks_whatever_is_installed(self, project: Path, tmp_path: Path) -> None:

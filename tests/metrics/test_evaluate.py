@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from simet_cache import metrics
 from simet_cache.errors import MetricError
-from simet_cache.metrics import METRICS, MetricValue, Summaries, evaluate, evaluate_each, summaries
+from simet_cache.metrics import METRICS, Copies, MetricValue, Summaries, evaluate, evaluate_each, summaries
 from simet_cache.metrics.metric import key_of
 
 module = import_module("simet_cache.metrics.evaluate")  # the package's `evaluate` is the function
@@ -37,6 +37,7 @@ def with_value(value: float, row: int = 5) -> Array:
 
 LABELS = {"real_labels": np.arange(40) % 3, "synth_labels": np.arange(30) % 3}
 MAY_REFUSE = {
+    "fd_unbiased",
     "vendi",
     "cmmd",
     "roc_auc",
@@ -70,10 +71,27 @@ def test_every_entry_of_the_table_is_whole(name: str) -> None:
 
 def test_the_table_is_that_of_the_specification() -> None:
     assert set(METRICS) == {
-        *("fid", "fd_infinity", "kid", "kid_subsets", "precision", "recall", "density", "coverage"),
+        *("fid", "fd_unbiased", "fd_infinity", "kid", "kid_subsets", "precision", "recall", "density", "coverage"),
         *("clipped_density", "clipped_coverage", "cmmd", "mind", "vendi", "authenticity", "roc_auc", "tstr", "trts"),
         "inception_score",
     }
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_case_and_hyphens_of_names_do_not_matter(name: str) -> None:
+    for written in (name.upper(), name.title(), name.replace("_", "-"), name.upper().replace("_", " ")):
+        assert list(metrics.resolve([written])) == [name]
+        assert list(metrics.resolve({written: None})) == [name]
+
+
+def test_results_are_named_as_the_table_names_them() -> None:
+    found = evaluate(real=REAL, synth=SYNTH, metrics=["FID", "Kid", "FD-infinity"])
+    assert list(found) == ["fid", "kid", "fd_infinity"]
+    assert [one.metric for one in found.values()] == ["fid", "kid", "fd_infinity"]
+    with pytest.raises(MetricError, match="metric 'fid': expected once, found again as 'FID'"):
+        evaluate(real=REAL, synth=SYNTH, metrics={"fid": {}, "FID": {}})
+    with pytest.raises(MetricError, match=r"Unknown metric 'FDI'\. Did you mean 'fid'"):
+        evaluate(real=REAL, synth=SYNTH, metrics="FDI")
 
 
 def test_a_value_says_all_about_itself() -> None:
@@ -89,6 +107,7 @@ def test_a_value_says_all_about_itself() -> None:
         n_synth=30,
         width=6,
         warnings=(),
+        copies=Copies(exact=0, near=0, rows=30),
     )
     assert found["recall"].parameters == {"k": 3}
     assert type(found["recall"].value) is float
@@ -331,6 +350,108 @@ def test_features_that_cannot_be_used_are_refused_in_one_line(features: Any, mes
     with pytest.raises(MetricError, match=f"^{side}: .*{message}") as caught:
         evaluate(**sides, metrics=["kid"])
     assert "\n" not in str(caught.value)
+
+
+class Wrapped:
+    """Turns itself into an array as NumPy asks it to."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
+class Handle(Wrapped):
+    def load(self) -> Any:
+        return self.array
+
+
+def masked(array: Array, *hidden: Any) -> Any:
+    found = np.ma.masked_array(array.copy())
+    for place in hidden:
+        found[place] = np.ma.masked
+    return found
+
+
+@pytest.mark.parametrize("dress", [lambda rows: rows, list, tuple, Wrapped, Handle])
+def test_masked_values_are_refused(dress: Callable[[Any], Any]) -> None:
+    spoiled = REAL.copy()
+    spoiled[3, 1] = 1e5  # what the mask is to hide
+    with pytest.raises(MetricError, match=r"^real: expected values that are all known, found 2 masked; fill them in"):
+        evaluate(real=dress(masked(spoiled, (3, 1), (5, 0))), synth=SYNTH, metrics=["fid"])
+
+
+@pytest.mark.parametrize("kind", ["no mask", "nothing masked", "subclass", "tensor", "lists"])
+def test_array_likes_that_lose_nothing_give_the_values_of_their_arrays(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    rows: Any = {
+        "no mask": np.ma.masked_array(REAL),
+        "nothing masked": np.ma.masked_array(REAL, np.zeros(REAL.shape, bool)),
+        "subclass": REAL.view(np.recarray),
+        "tensor": torch.from_numpy(REAL),
+        "lists": REAL.tolist(),
+    }[kind]
+    assert type(Summaries(rows).features) is np.ndarray
+    found, expected = (evaluate(real=real, synth=SYNTH, metrics=["fid"])["fid"].value for real in (rows, REAL))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("tensor with gradients", r"found Tensor \(.*requires grad.*\); pass a NumPy array on the CPU"),
+        ("tensor elsewhere", r"found Tensor \(.*meta.*\); pass a NumPy array on the CPU"),
+        ("bfloat16", r"found Tensor \(.*BFloat16\)"),
+        ("sparse", r"found csr_array; call .toarray\(\) on it"),
+        ("generator", r"found generator; pass a NumPy array"),
+        ("complex", r"found dtype complex128; take .real and .imag"),
+        ("times", r"found dtype datetime64\[s\]; say what number a time is to be"),
+        ("structured", r"found dtype \[.*\]; make one column of each field"),
+        ("missing", r"found dtype object; every value must be a number, and none be missing"),
+    ],
+)
+def test_array_likes_that_would_lose_something_are_refused(kind: str, message: str) -> None:
+    torch, sparse = pytest.importorskip("torch"), pytest.importorskip("scipy.sparse")
+    rows: Any = {
+        "tensor with gradients": lambda: torch.from_numpy(REAL).requires_grad_(),
+        "tensor elsewhere": lambda: torch.empty(40, 6, device="meta"),
+        "bfloat16": lambda: torch.from_numpy(REAL).bfloat16(),
+        "sparse": lambda: sparse.csr_array(REAL),
+        "generator": lambda: (row for row in REAL),
+        "complex": lambda: REAL + 1j,
+        "times": lambda: REAL.astype("datetime64[s]"),
+        "structured": lambda: np.zeros(40, dtype=[("a", "f4"), ("b", "f4")]),
+        "missing": lambda: np.where(REAL > 0, REAL, None),
+    }[kind]()
+    with pytest.raises(MetricError, match=f"^real: expected .*{message}"):
+        evaluate(real=rows, synth=SYNTH, metrics=["fid"])
+
+
+NUMBERS = np.arange(40) % 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (masked(NUMBERS, 3), "real labels: expected values that are all known, found 1 masked"),
+        (list(masked(NUMBERS.astype(str), 3)), "real labels: expected values that are all known, found 1 masked"),
+        (["a", float("nan")] * 20, "real: expected labels, integers or texts, found nan in row 1"),
+        (["a", None] * 20, "real: expected 40 labels, integers or texts, .* of dtype object"),
+        (["a", 1.5] * 20, "real: expected labels, integers or texts, found 1.5 in row 1"),
+        ([[0], [1, 2]] * 20, "real labels: expected something NumPy reads as a row of labels, found list"),
+        ((label for label in NUMBERS), "real labels: .* found generator"),
+    ],
+)
+def test_labels_that_would_lose_something_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(MetricError, match=f"^{message}"):
+        Summaries(REAL, where="real", labels=labels)
+
+
+@pytest.mark.parametrize("labels", [np.ma.masked_array(NUMBERS), ["a", 1] * 20, list(np.array(["a", "b"] * 20))])
+def test_labels_that_are_all_there_are_taken(labels: Any) -> None:
+    found = Summaries(REAL, labels=labels)
+    assert [len(rows) for rows in found.classes.values()] == [20, 20]
 
 
 def test_different_widths_are_refused() -> None:

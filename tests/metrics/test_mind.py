@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
-from simet_cache.metrics import Summarised, evaluate, mind
+from simet_cache.metrics import MetricValue, Summarised, difference, evaluate, mind
 
 Floats = NDArray[np.float64]
 
 
 def value(real: Floats, synth: Floats, **parameters: int) -> float:
     return evaluate(real=real, synth=synth, metrics={"mind": {"directions": 50, **parameters}})["mind"].value
+
+
+def with_interval(real: Floats, synth: Floats, **parameters: int) -> MetricValue:
+    return evaluate(real=real, synth=synth, metrics={"mind": parameters}, intervals=True)["mind"]
 
 
 def by_definition(real: Floats, synth: Floats, directions: int = 50, seed: int = 0) -> float:
@@ -46,7 +50,34 @@ def test_every_row_counts_in_sets_of_any_sizes(n: int, m: int, width: int, held:
     real, synth = rng.standard_normal((n, width)), rng.standard_normal((m, width)) * 2 + 0.5
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mind, "PROJECTIONS", held)
-        assert value(real, synth, seed=seed) == pytest.approx(by_definition(real, synth, seed=seed), rel=1e-9)
+        found = 3 * width * mind.along(mind.drawn(50, width, seed), real=real, synth=synth).mean()
+        assert found == pytest.approx(by_definition(real, synth, seed=seed), rel=1e-9)
+
+
+@pytest.mark.parametrize("directions", [20, 40])  # without slopes and with them
+def test_the_value_is_the_mean_over_many_more_directions(directions: int) -> None:
+    rng = np.random.default_rng(10)
+    real, synth = rng.standard_normal((40, 3)), rng.standard_normal((30, 3)) * [2, 1, 1] + 0.5
+    found = np.mean([value(real, synth, directions=directions, seed=seed) for seed in range(200)])
+    assert found == pytest.approx(by_definition(real, synth, directions=20_000), rel=0.03)
+
+
+def test_what_is_known_of_all_directions_is_not_left_to_those_drawn() -> None:
+    """Two Gaussians apart in mean and scale, where plain means over the directions differ by several percent."""
+    rng = np.random.default_rng(11)
+    scales = np.arange(1, 65) ** -0.5
+    real, synth = rng.standard_normal((500, 64)) * scales, 1.2 * rng.standard_normal((500, 64)) * scales + 0.1
+    found = [value(real, synth, directions=200, seed=seed) for seed in range(10)]
+    plain = [by_definition(real, synth, directions=200, seed=seed) for seed in range(10)]
+    assert np.std(found) < 0.1 * np.std(plain)
+    assert np.mean(found) == pytest.approx(np.mean(plain), rel=0.05)
+
+
+def test_rows_that_were_made_by_the_same_seed_are_not_the_directions() -> None:
+    rows = np.random.default_rng(0).standard_normal((100, 300))
+    other = np.random.default_rng(1).standard_normal((100, 300))
+    same = value(rows, other, directions=100, seed=0)
+    assert same == pytest.approx(value(rows, other, directions=100, seed=1), rel=0.1)
 
 
 def test_round_gaussians_are_three_times_as_far_apart_as_their_frechet_distance() -> None:
@@ -55,11 +86,12 @@ def test_round_gaussians_are_three_times_as_far_apart_as_their_frechet_distance(
     assert value(real, synth, directions=400) == pytest.approx(3 * (6 * 0.25**2 + 6 * 0.5**2), rel=0.05)
 
 
-def test_a_translate_is_three_times_width_times_the_mean_squared_shift_along_the_directions() -> None:
+def test_a_translate_is_three_times_the_squared_shift_away_whatever_the_directions() -> None:
     rng = np.random.default_rng(2)
     real, shift = rng.standard_normal((30, 4)), rng.standard_normal(4)
-    expected = 3 * 4 * ((mind.drawn(50, 4, 0) @ shift) ** 2).mean()
-    assert value(real, real + shift) == pytest.approx(expected, rel=1e-9)
+    expected = 3 * shift @ shift
+    for directions in (1, 50):
+        assert value(real, real + shift, directions=directions) == pytest.approx(expected, rel=1e-9)
     assert value(1e30 * real, 1e30 * (real + shift)) == pytest.approx(1e60 * expected, rel=1e-9)
     assert value(1e-30 * real, 1e-30 * (real + shift)) == pytest.approx(1e-60 * expected, rel=1e-9)
 
@@ -110,29 +142,78 @@ def test_the_error_of_the_directions_is_told() -> None:
 
 
 @pytest.mark.parametrize(("shift", "spread"), [(1.0, 1.0), (0.0, 2.0)])
-def test_noise_is_the_variance_of_repetitions(shift: float, spread: float) -> None:
+@pytest.mark.parametrize("directions", [20, 40])
+def test_noise_is_the_variance_of_repetitions_with_directions_of_their_own(
+    shift: float, spread: float, directions: int
+) -> None:
     rng = np.random.default_rng(7)
-    values, noises = [], []
-    for _ in range(200):
+    values, errors = [], []
+    for seed in range(200):
         real, synth = rng.standard_normal((80, 4)), rng.standard_normal((60, 4)) * spread + shift
-        sides = {"real": Summarised(real, None), "synth": Summarised(synth, None)}
-        values.append(mind.compare(**sides, directions=20, seed=0).value)
-        noises.append(mind.noise(**sides, directions=20, seed=0))
-    assert np.mean([noise.variance for noise in noises]) == pytest.approx(np.var(values), rel=0.35)
-    assert noises[0].shared.shape == (80,)
-    assert abs(noises[0].shared.mean()) < 1e-12
+        found = with_interval(real, synth, directions=directions, seed=seed)
+        assert found.interval is not None
+        values.append(found.value)
+        errors.append(found.interval.standard_error)
+    assert 0.65 < np.mean(np.square(errors)) / np.var(values) < 1.6
 
 
-def test_influence_is_what_a_little_more_weight_on_a_row_does() -> None:
+def test_the_interval_holds_the_value_along_all_directions() -> None:
+    """Few directions, and so many rows that the directions' noise is nearly all there is."""
+    rng = np.random.default_rng(12)
+    real = rng.standard_normal((3000, 40))
+    synth = rng.standard_normal((3000, 40)) * np.repeat([3.0, 0.1], 20)
+    truth = value(real, synth, directions=3000)
+    found = [with_interval(real, synth, directions=10, seed=seed).interval for seed in range(20)]
+    held = [interval is not None and interval.low <= truth <= interval.high for interval in found]
+    assert np.mean(held) >= 0.85
+
+
+def test_directions_that_two_sets_share_cancel_in_their_difference() -> None:
+    """Two sets that differ from the reference alike in shape, along few directions."""
+    rng = np.random.default_rng(13)
+    scales = np.repeat([3.0, 0.1], 20)
+    real = rng.standard_normal((2000, 40))
+    first, second = (rng.standard_normal((2000, 40)) * scales for _ in "ab")
+    metrics = {"mind": {"directions": 10}}
+    one = evaluate(real=real, synth=first, metrics=metrics, intervals=True)["mind"]
+    both = difference(real=real, first=first, second=second, metrics=metrics)["mind"]
+    assert one.interval is not None
+    assert one.details["standard_error_of_directions"] > 0.8 * one.interval.standard_error
+    assert both.interval.standard_error < 0.5 * one.interval.standard_error
+    assert both.better is None
+
+
+def test_one_direction_has_no_interval() -> None:
+    rng = np.random.default_rng(14)
+    found = with_interval(rng.standard_normal((30, 3)), rng.standard_normal((30, 3)), directions=1)
+    assert found.interval is None
+    assert found.details == {}
+    assert found.warnings == ("no interval: it needs at least two directions",)
+
+
+@pytest.mark.parametrize("synth_rows", [200, 300])
+def test_an_interval_changes_no_value(synth_rows: int) -> None:
+    rng = np.random.default_rng(15)
+    real, synth = rng.standard_normal((300, 5)), rng.standard_normal((synth_rows, 5)) * 1.5
+    plain = evaluate(real=real, synth=synth, metrics=["mind"])["mind"]
+    assert with_interval(real, synth).value == plain.value
+    assert with_interval(real, synth).details == plain.details
+
+
+@pytest.mark.parametrize("directions", [10, 40])
+@pytest.mark.parametrize("side", ["real", "synth"])
+def test_influence_is_what_a_little_more_weight_on_a_row_does(side: str, directions: int) -> None:
     """Every row twelve times, and one of them a thirteenth time."""
     rng = np.random.default_rng(8)
-    real, synth = rng.standard_normal((300, 3)), rng.standard_normal((200, 3)) + 1
-    sides = {"real": Summarised(real, None), "synth": Summarised(synth, None)}
-    shared = mind.noise(**sides, directions=10, seed=0).shared
-    many = np.repeat(real, 12, axis=0)
-    row = int(np.argmax(shared))
-    gained = value(np.vstack([many, real[row]]), synth, directions=10) - value(real, synth, directions=10)
-    assert gained * (len(many) + 1) == pytest.approx(shared[row], rel=0.05)
+    sets = {"real": rng.standard_normal((300, 3)), "synth": rng.standard_normal((200, 3)) * 1.5 + 1}
+    lines = mind.join(**{name: Summarised(rows, None) for name, rows in sets.items()}, directions=directions, seed=0)
+    influence = lines.influences[1 if side == "real" else 2]
+    assert abs(influence.mean()) < 1e-12
+    row = int(np.argmax(influence))
+    many = np.repeat(sets[side], 12, axis=0)
+    more = {**sets, side: np.vstack([many, sets[side][row]])}
+    gained = value(**more, directions=directions) - value(**sets, directions=directions)
+    assert gained * (len(many) + 1) == pytest.approx(influence[row], rel=0.05)
 
 
 @pytest.mark.parametrize("parameters", [{"directions": 0}, {"directions": 2.5}, {"seed": -1}, {"seed": True}])

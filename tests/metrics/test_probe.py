@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
-from simet_cache.metrics import MetricValue, Summarised, evaluate, logistic, probe
+from simet_cache.metrics import MetricValue, Summaries, Summarised, difference, evaluate, logistic, probe
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -35,8 +35,11 @@ def test_clear_classes_are_learnt_from_either_side() -> None:
     found = measured(samples(rng, 80), samples(rng, 60))
     for value in found.values():
         assert value.value == 1.0
-        assert value.details == {"real_on_real": 1.0}
+        assert set(value.details.values()) == {1.0}
         assert value.warnings == ()
+    both = {"real_on_real", "accuracy_on_known_classes"}
+    assert found["tstr"].details.keys() == both | {"accuracy_on_held_out"}
+    assert found["trts"].details.keys() == both | {"real_on_real_of_same_classes"}
 
 
 def test_tstr_misses_what_the_synthetic_set_does_not_show_and_trts_does_not() -> None:
@@ -68,12 +71,54 @@ def test_numbers_and_texts_name_the_same_classes() -> None:
     assert measured(real, (rows, labels.astype(str)))["tstr"].value == 1.0
 
 
-def test_classes_of_one_side_alone_are_named_and_not_tested() -> None:
+def test_classes_that_the_probe_never_learnt_count_as_wrong_and_are_named() -> None:
     rng = np.random.default_rng(4)
     found = measured(samples(rng, 80), samples(rng, 60, classes=3))
-    assert found["tstr"].value == 1.0
-    assert found["tstr"].warnings == ("class 3 in real and not in synth: its rows are not tested",)
-    assert found["trts"].warnings == ("class 3 in real and not in synth: the probe knows it all the same",)
+    assert found["tstr"].value == 0.75
+    assert found["tstr"].warnings == ("class 3 in real and not in synth: 20 of 80 real rows, which count as wrong",)
+    assert found["tstr"].details["accuracy_on_known_classes"] == 1.0
+    assert found["tstr"].details["accuracy_on_held_out"] == 0.75
+    assert found["trts"].value == 1.0
+    assert found["trts"].warnings == ("class 3 in real and not in synth: learnt and not tested",)
+    swapped = measured(samples(rng, 60, classes=3), samples(rng, 80))
+    assert swapped["trts"].value == 0.75
+    assert swapped["trts"].warnings == ("class 3 in synth and not in real: 20 of 80 synth rows, which count as wrong",)
+    assert swapped["trts"].details["accuracy_on_known_classes"] == 1.0
+    assert swapped["tstr"].value == 1.0
+
+
+def test_three_digits_of_ten_do_not_beat_all_ten() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    rows, labels = datasets.load_digits(return_X_y=True)
+    real, ten = (rows[::2], labels[::2]), (rows[1::2], labels[1::2])
+    few = np.isin(ten[1], [0, 1, 6])
+    whole, part = measured(real, ten)["tstr"], measured(real, (ten[0][few], ten[1][few]))["tstr"]
+    assert part.value < 0.35
+    assert whole.value > 0.9
+    assert part.details["accuracy_on_known_classes"] > whole.details["accuracy_on_known_classes"]
+    assert "classes 2, 3, 4, 5, 7 and 2 more in real and not in synth" in part.warnings[0]
+    more = np.repeat(np.flatnonzero(few), 2)  # enough rows for an interval
+    sets = {"real": real, "first": ten, "second": (ten[0][more], ten[1][more])}
+    sides = {name: Summaries(rows, labels=of) for name, (rows, of) in sets.items()}
+    assert difference(**sides, metrics=["tstr"])["tstr"].better == "first"
+
+
+def test_numbers_beside_each_other_are_about_the_same_rows() -> None:
+    """The fourth class lies in the third: whoever is tested on it is wrong half of the time."""
+    rng = np.random.default_rng(13)
+
+    def hard(n: int, classes: int) -> tuple[Floats, Labels]:
+        rows, labels = samples(rng, n, classes=classes)
+        rows[labels == 3] += CENTRES[2] - CENTRES[3]
+        return rows, labels
+
+    real, whole = hard(400, 4), hard(400, 4)
+    same = measured(real, real)["tstr"].details
+    assert same["accuracy_on_held_out"] == pytest.approx(same["real_on_real"], abs=0.15)
+    assert measured(real, whole)["trts"].details["real_on_real_of_same_classes"] == same["real_on_real"]
+    easy = (real[0][real[1] < 2], real[1][real[1] < 2])
+    easier = measured(real, easy)["trts"]
+    assert easier.value == easier.details["real_on_real_of_same_classes"] == 1.0 > easier.details["real_on_real"]
 
 
 def test_one_class_teaches_nothing() -> None:
@@ -150,14 +195,14 @@ def test_noise_is_binomial_over_the_tested_rows() -> None:
     sides = {"real": Summarised(real, None, labels), "synth": Summarised(synth, None, made)}
     joint = probe.join(**sides, seed=0)
     for compare, noise, tested in (
-        (probe.compare_tstr, probe.noise_tstr, int((labels < 3).sum())),
+        (probe.compare_tstr, probe.noise_tstr, 90),
         (probe.compare_trts, probe.noise_trts, 60),
     ):
         share = compare(**sides, joint=joint).value
         assert noise(**sides, joint=joint).variance == pytest.approx(share * (1 - share) / tested, rel=0.03)
     shared = probe.noise_tstr(**sides, joint=joint).shared
     assert shared.shape == (90,)
-    assert not shared[labels == 3].any()
+    assert len(set(shared[labels == 3])) == 1  # all wrong
     assert abs(shared.mean()) < 1e-12
 
 

@@ -17,7 +17,7 @@ from simet_cache.store import FeatureSet
 
 Results = Callable[..., EvaluationResults]
 
-SUFFIX = "inception_v3"
+SUFFIX = "fid_inception"
 
 
 def handle(letter: str, rows: int = 100) -> FeatureSet:

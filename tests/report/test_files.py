@@ -7,11 +7,13 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simet_cache.errors import StoreError
+from simet_cache.metrics import Copies
 from simet_cache.report.files import as_csv, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults, Table
 from simet_cache.restraints import Verdict
@@ -19,8 +21,8 @@ from simet_cache.restraints import Verdict
 Results = Callable[..., EvaluationResults]
 Tables = Callable[..., Table]
 
-BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "inception_v3")
-HELD = Verdict("mine", "precision", 0.5, 0.1, None, "real", "inception_v3")
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "fid_inception")
+HELD = Verdict("mine", "precision", 0.5, 0.1, None, "real", "fid_inception")
 
 
 def written(results: EvaluationResults, folder: Path) -> tuple[dict[str, object], list[dict[str, str]]]:
@@ -49,7 +51,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert data["config"] == {"extractor": {"seed": 3}}
     assert data["plan"] == {"hits": 1}
     (table,) = data["tables"]
-    assert table["extractor"] == "inception_v3"
+    assert table["extractor"] == "fid_inception"
     assert table["labels"] == {"fid": "FID", "precision": "precision"}
     assert data["restraints"] == [
         {
@@ -59,7 +61,8 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "lower_bound": None,
             "upper_bound": 2.0,
             "reference": "real",
-            "extractor": "inception_v3",
+            "extractor": "fid_inception",
+            "label": "FID",
             "passed": False,
         },
         {
@@ -69,14 +72,15 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
             "lower_bound": 0.1,
             "upper_bound": None,
             "reference": "real",
-            "extractor": "inception_v3",
+            "extractor": "fid_inception",
+            "label": "precision",
             "passed": True,
         },
     ]
     reference, (mine, other) = table["reference"], table["datasets"]
-    assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "inception_v3", True)
+    assert (reference["name"], reference["suffix"], reference["cached"]) == ("real", "fid_inception", True)
     assert reference["features"]["key"] == "a" * 32
-    assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "inception_v3", False, None)
+    assert (mine["name"], mine["suffix"], mine["cached"], mine["error"]) == ("mine", "fid_inception", False, None)
     assert (mine["extraction_seconds"], mine["images_per_second"], mine["metrics_seconds"]) == (1.5, 33.3, 0.25)
     assert mine["skipped"] == [{"path": "x.png", "reason": "empty"}]
     assert mine["features"] == {
@@ -91,6 +95,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert precision | {"version": 0} == {
         "value": 0.5,
         "metric": "precision",
+        "label": "precision",
         "version": 0,
         "direction": "higher",
         "parameters": {"k": 3},
@@ -137,7 +142,7 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     fid, precision, failed, cached = rows
     assert fid | {"version": ""} == {
         "reference": "real",
-        "extractor": "inception_v3",
+        "extractor": "fid_inception",
         "dataset": "mine",
         "step": "",
         "metric": "fid",
@@ -159,7 +164,7 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
         "level": "",
         "method": "",
         "details": "",
-        "suffix": "inception_v3",
+        "suffix": "fid_inception",
         "key": "b" * 32,
         "reference_key": "a" * 32,
         "cached": "False",
@@ -171,6 +176,30 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     assert precision["passed"] == ""  # no restraint is about it
     assert (failed["error"], failed["key"], failed["value"]) == ("no image", "", "")
     assert (cached["cached"], cached["best"]) == ("True", "")
+
+
+def test_copies_and_what_is_said_of_them_are_in_both_files(results: Results, tmp_path: Path) -> None:
+    found = results({"mine": {"fid": 3.0}, "other": "no image"})
+    (table,) = found.tables
+    mine, other = table.datasets
+    mine = replace(mine, values={"fid": replace(mine.values["fid"], copies=Copies(exact=2, near=1, rows=50))})
+    verdicts = tuple(
+        Verdict(name, "max_copies", value, None, 0.0, "real", "fid_inception")
+        for name, value in (("mine", 3), ("other", None))
+    )
+    found = replace(found, tables=(replace(table, datasets=(mine, other)),), verdicts=verdicts)
+    data, rows = written(found, tmp_path)
+    assert data["tables"][0]["datasets"][0]["values"]["fid"]["copies"] == {"exact": 2, "near": 1, "rows": 50}
+    assert [(one["metric"], one["value"], one["passed"]) for one in data["restraints"]] == [
+        ("max_copies", 3, False),
+        ("max_copies", None, False),
+    ]
+    columns = ("dataset", "metric", "label", "value", "passed")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("mine", "fid", "FID", "3.0", ""),
+        ("mine", "max_copies", "copies", "3", "False"),
+        ("other", "", "", "", ""),
+    ]
 
 
 def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_path: Path) -> None:
@@ -252,22 +281,22 @@ def test_a_sweep_has_its_references_extractors_and_steps_in_both_files(
 ) -> None:
     tables = (
         table({"mine": {"fid": 3.0}, "other": "no image"}, metrics=("fid",), steps={"mine": 1000, "other": 2000}),
-        table({"mine": {"fid": 5.0}}, metrics=("fid",), reference="b", suffix="inception_v3@CIFAR10"),
+        table({"mine": {"fid": 5.0}}, metrics=("fid",), reference="b", suffix="fid_inception@CIFAR10"),
     )
-    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "inception_v3")
+    verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "fid_inception")
     data, rows = written(results(tables=tables, verdicts=(verdict,)), tmp_path)
     columns = ("reference", "extractor", "dataset", "step", "suffix", "value", "best", "passed", "error")
     assert [tuple(row[name] for name in columns) for row in rows] == [
-        ("real", "inception_v3", "mine", "1000", "inception_v3", "3.0", "", "", ""),
-        ("real", "inception_v3", "other", "2000", "inception_v3", "", "", "", "no image"),
-        ("b", "inception_v3", "mine", "", "inception_v3@CIFAR10", "5.0", "", "False", ""),
+        ("real", "fid_inception", "mine", "1000", "fid_inception", "3.0", "", "", ""),
+        ("real", "fid_inception", "other", "2000", "fid_inception", "", "", "", "no image"),
+        ("b", "fid_inception", "mine", "", "fid_inception@CIFAR10", "5.0", "", "False", ""),
     ]
     assert [(one["reference"]["name"], one["extractor"]) for one in data["tables"]] == [
-        ("real", "inception_v3"),
-        ("b", "inception_v3"),
+        ("real", "fid_inception"),
+        ("b", "fid_inception"),
     ]
     assert [one["step"] for one in data["tables"][0]["datasets"]] == [1000, 2000]
-    assert (data["restraints"][0]["reference"], data["restraints"][0]["extractor"]) == ("b", "inception_v3")
+    assert (data["restraints"][0]["reference"], data["restraints"][0]["extractor"]) == ("b", "fid_inception")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ON_RESNET = {"suffix": "resnet18_random0"}
 
 
 def broken(dataset: str, number: float | None = 3.0, *, metric: str = "fid", **where: str) -> Verdict:
-    place = {"reference": "real", "extractor": "inception_v3"} | where
+    place = {"reference": "real", "extractor": "fid_inception"} | where
     return Verdict(dataset, metric, number, None, 2.0, **place)
 
 
@@ -52,7 +52,7 @@ def test_a_set_is_named_with_what_tells_its_table_from_others(
     fid = other.label("fid")
     assert notes(results(tables=tables, verdicts=(verdict,))) == [
         f"a{place}: no precision: one row",
-        f"restraint broken: a{place}: fid is 3 (upper_bound 2)",
+        f"restraint broken: a{place}: {fid} is 3 (upper_bound 2)",
         f"{fid}: few (b{place})",
         f"{fid}{place}: b is first, but not separated from a at 95%",
     ]
@@ -65,7 +65,7 @@ def test_a_set_without_features_failed_by_itself_whatever_the_references(results
         for extractor in ({}, ON_RESNET)
     )
     assert notes(results(tables=tables)) == [
-        "a on inception_v3, a on resnet18_random0 were not measured: no image in a",
+        "a on fid_inception, a on resnet18_random0 were not measured: no image in a",
     ]
 
 
@@ -78,7 +78,7 @@ def test_a_reference_that_fails_is_all_that_is_said_of_its_table(results: Result
     verdicts = (broken("a", None), broken("a", reference="other"))
     assert notes(results(tables=tables, verdicts=verdicts)) == [
         "real, the reference, has no features: cannot read image x.png: empty",
-        "restraint broken: a against other: fid is 3 (upper_bound 2)",
+        "restraint broken: a against other: FID is 3 (upper_bound 2)",
     ]
 
 
@@ -104,7 +104,7 @@ def test_many_broken_restraints_are_cut_and_counted_and_those_with_a_value_come_
     verdicts = tuple(broken(f"s{n}", None if n < 10 else 3.0, metric="kid" if n > 90 else "fid") for n in range(100))
     lines = notes(results(many(100), verdicts=verdicts))
     assert len(lines) == 12
-    assert lines[0] == "restraint broken: s10: fid is 3 (upper_bound 2)"
+    assert lines[0] == "restraint broken: s10: FID is 3 (upper_bound 2)"
     assert lines[-2:] == ["and 90 more restraints broken (FID 81, kid 9)", UNASKED]
 
 

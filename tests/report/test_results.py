@@ -14,8 +14,8 @@ from simet_cache.restraints import Verdict
 Results = Callable[..., EvaluationResults]
 Tables = Callable[..., Table]
 
-HOLDS = Verdict("a", "fid", 1.0, None, 2.0, "real", "inception_v3")
-BROKEN = Verdict("a", "fid", 3.0, None, 2.0, "real", "inception_v3")
+HOLDS = Verdict("a", "fid", 1.0, None, 2.0, "real", "fid_inception")
+BROKEN = Verdict("a", "fid", 3.0, None, 2.0, "real", "fid_inception")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_metric_that_failed_leaves_the_dataset_unmeasured(results: Results) ->
 
 @pytest.mark.parametrize(
     ("suffix", "label"),
-    [("inception_v3", "FID"), ("fid_inception", "FID"), ("resnet18_random0", "FD (resnet18_random0)")],
+    [("fid_inception", "FID"), ("inception_v3", "FD (inception_v3)"), ("resnet18_random0", "FD (resnet18_random0)")],
 )
 def test_only_fid_has_another_label(results: Results, suffix: str, label: str) -> None:
     found = results({"a": {"fid": 1.0}}, suffix=suffix)
@@ -130,7 +130,7 @@ def test_values_are_compared_within_a_table_alone(results: Results, table: Table
 
 
 def test_an_extractor_is_called_by_its_suffix_whatever_the_reference_adds(table: Tables) -> None:
-    assert table({}, suffix="inception_v3@CIFAR10-test").extractor == "inception_v3"
+    assert table({}, suffix="fid_inception@CIFAR10-test").extractor == "fid_inception"
 
 
 def test_steps_and_what_was_not_asked_for_are_told(results: Results) -> None:

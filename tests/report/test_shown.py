@@ -32,7 +32,8 @@ def test_few_are_all_shown(results: Results) -> None:
 
 def test_of_many_the_best_the_broken_and_the_failed_are_shown_in_their_order(results: Results) -> None:
     verdicts = tuple(
-        Verdict(name, "fid", 3.0, None, bound, "real", "inception_v3") for name, bound in (("s700", 2.0), ("s800", 4.0))
+        Verdict(name, "fid", 3.0, None, bound, "real", "fid_inception")
+        for name, bound in (("s700", 2.0), ("s800", 4.0))
     )
     found = results(sweep(s500="no image", s600={"fid": "one row"}), verdicts=verdicts)
     shown = names(found)
@@ -47,7 +48,7 @@ def test_of_many_the_best_the_broken_and_the_failed_are_shown_in_their_order(res
 
 def test_the_best_is_shown_however_many_failed_and_the_rest_is_counted(results: Results) -> None:
     failing = {f"s{n}": "no image" for n in range(100, 900)}
-    verdicts = tuple(Verdict(f"s{n}", "fid", 3.0, None, 2.0, "real", "inception_v3") for n in range(30, 130))
+    verdicts = tuple(Verdict(f"s{n}", "fid", 3.0, None, 2.0, "real", "fid_inception") for n in range(30, 130))
     found = results(sweep(**failing), verdicts=verdicts)
     shown = names(found)
     assert len(shown) == MOST_ROWS
@@ -82,7 +83,7 @@ def test_the_more_tables_the_fewer_rows_of_each(results: Results, table: Tables,
 def test_tables_in_which_something_is_wrong_are_never_those_left_out(results: Results, table: Tables) -> None:
     tables = [table(sweep(3), reference=f"r{n}") for n in range(60)]
     tables[50] = table(sweep(3, s1="no image"), reference="r50")
-    verdict = Verdict("s1", "fid", 3.0, None, 2.0, "r55", "inception_v3")
+    verdict = Verdict("s1", "fid", 3.0, None, 2.0, "r55", "fid_inception")
     shown, hidden = parts(results(tables=tuple(tables), verdicts=(verdict,)))
     assert [part.table.reference.name for part in shown] == [*(f"r{n}" for n in range(18)), "r50", "r55"]
     assert hidden == 40

@@ -19,8 +19,8 @@ from simet_cache.restraints import Verdict
 Results = Callable[..., EvaluationResults]
 Tables = Callable[..., Table]
 
-BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "inception_v3")
-HELD = Verdict("other", "fid", 1.0, None, 2.0, "real", "inception_v3")
+BROKEN = Verdict("mine", "fid", 3.0, None, 2.0, "real", "fid_inception")
+HELD = Verdict("other", "fid", 1.0, None, 2.0, "real", "fid_inception")
 NAMES = [
     "[bold]x",
     "[/]",
@@ -88,14 +88,14 @@ def test_the_table_in_a_pipe(results: Results, monkeypatch: pytest.MonkeyPatch) 
     )
     text = printed(monkeypatch, found)
     assert "\x1b" not in text
-    assert "reference: real, 100 images; features: inception_v3" in text
+    assert "reference: real, 100 images; features: fid_inception" in text
     assert row(text, "dataset") == ["dataset", "images", "FID ↓", "precision ↑", "restraints", "features"]
-    assert row(text, "mine") == ["mine", "50", "3", "0.9123 (*)", "FAIL fid", "extracted"]
+    assert row(text, "mine") == ["mine", "50", "3", "0.9123 (*)", "FAIL FID", "extracted"]
     assert row(text, "other cached")[:4] == ["other cached", "50", "1 (*)", "0.5"]
     assert row(text, "other cached")[-1] == "cached"
     assert row(text, "third  ") == ["third", "-", "failed", "failed", "-", "failed"]
     assert "third was not measured: no image" in text
-    assert "restraint broken: mine: fid is 3 (upper_bound 2)" in text
+    assert "restraint broken: mine: FID is 3 (upper_bound 2)" in text
     assert text.rstrip().endswith("FAIL 2 of 3 datasets measured; 1 of 2 restraints hold")
 
 
@@ -194,7 +194,7 @@ def test_no_name_is_markup_in_the_table(
     results: Results, monkeypatch: pytest.MonkeyPatch, name: str, terminal: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    verdict = Verdict(name, "fid", 3.0, None, 2.0, name, "inception_v3")
+    verdict = Verdict(name, "fid", 3.0, None, 2.0, name, "fid_inception")
     found = results(
         {name: {"fid": 3.0}, "failed": f"cannot read {name}"},
         reference=name,
@@ -206,7 +206,7 @@ def test_no_name_is_markup_in_the_table(
     assert f"reference: {name}, 100 images" in text
     assert any(line.strip().startswith(f"{name} ") for line in text.splitlines())
     assert f"failed was not measured: cannot read {name}" in text
-    assert f"restraint broken: {name}: fid is 3" in text
+    assert f"restraint broken: {name}: FID is 3" in text
     assert f"first {name}: {name}" in text
     assert f"FID: {name} ({name})" in text
 
@@ -232,7 +232,7 @@ def test_no_name_is_markup_in_markdown(results: Results, name: str) -> None:
         if token.type == "inline":
             lines.append("".join(child.content for child in token.children or []))
     shown = re.sub(r"[\r\n]", " ", name)
-    assert lines[0] == f"reference: {shown}, 100 images; features: inception_v3"
+    assert lines[0] == f"reference: {shown}, 100 images; features: fid_inception"
     assert lines[1:6] == ["dataset", "images", "FID ↓", "precision ↑", "features"]
     assert lines[6:11] == [shown, "50", "3.00 [2.80, 3.25] *", "0.5 (*)", "extracted"]
     assert f"failed was not measured: cannot read {shown}" in lines
@@ -242,7 +242,7 @@ def test_markdown_as_written(results: Results) -> None:
     numbers = ({"fid": {"number": number, "error": 0.1}, "precision": 0.5} for number in (3.0, 4.0))
     found = results(dict(zip(("mine", "other"), numbers, strict=True)))
     assert as_markdown(found).splitlines() == [
-        "### reference: real, 100 images; features: inception\\_v3",
+        "### reference: real, 100 images; features: fid\\_inception",
         "",
         "| dataset | images | FID ↓ | precision ↑ | features |",
         "| --- | --- | --- | --- | --- |",
@@ -301,15 +301,15 @@ def test_each_reference_and_extractor_has_a_table(
     verdict = Verdict("mine", "fid", 5.0, None, 4.0, "b", "resnet18_random0")
     found = results(tables=tables, verdicts=(verdict,))
     first, second = printed(monkeypatch, found).split("reference: b, 100 images; features: resnet18_random0")
-    assert "reference: real, 100 images; features: inception_v3" in first
+    assert "reference: real, 100 images; features: fid_inception" in first
     assert row(first, "mine") == ["mine", "50", "3 (*)", "-", "extracted"]
-    assert row(second, "mine") == ["mine", "50", "5", "FAIL fid", "extracted"]
+    assert row(second, "mine") == ["mine", "50", "5", "FAIL FD (resnet18_random0)", "extracted"]
     assert row(second, "dataset")[2] == "FD (resnet18_random0) ↓"
-    assert "restraint broken: mine against b on resnet18_random0: fid is 5 (upper_bound 4)" in second
+    assert "restraint broken: mine against b on resnet18_random0: FD (resnet18_random0) is 5 (upper_bound 4)" in second
     assert second.rstrip().endswith("FAIL 4 of 4 comparisons measured; 0 of 1 restraints hold")
     headings = [line for line in as_markdown(found).splitlines() if line.startswith("#")]
     assert headings == [
-        "### reference: real, 100 images; features: inception\\_v3",
+        "### reference: real, 100 images; features: fid\\_inception",
         "### reference: b, 100 images; features: resnet18\\_random0",
     ]
 
@@ -336,7 +336,7 @@ def test_in_a_narrow_terminal_columns_go_below_each_other_and_no_number_is_cut_o
         {"a": numbers},
         metrics=metrics,
         steps={"a": 1000},
-        verdicts=(Verdict("a", "fid", 3.0, None, 2.0, "real", "inception_v3"),),
+        verdicts=(Verdict("a", "fid", 3.0, None, 2.0, "real", "fid_inception"),),
     )
     text = re.sub(r"\x1b\[[0-9;]*m", "", printed(monkeypatch, found, terminal=True))
     lines = text[: text.index("restraint broken")].splitlines()
@@ -345,6 +345,6 @@ def test_in_a_narrow_terminal_columns_go_below_each_other_and_no_number_is_cut_o
     assert all(one[:2] == ["a", "1000"] for one in rows)
     cells = [cell for one in rows for cell in one[2:]]
     values = [f"{0.12345 + n:.2f} [{n - 0.07655:.2f}, {n + 0.37345:.2f}]" for n in range(8)]
-    assert cells == ["50", *values, "FAIL fid", "extracted"]
+    assert cells == ["50", *values, "FAIL FID", "extracted"]
     assert sum(line.startswith("reference:") for line in lines) == 1
     assert (len(rows) == 1) == (width > 200)
