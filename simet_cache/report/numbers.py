@@ -42,10 +42,15 @@ def _place(number: float) -> int:
 
 
 def bias_of(value: MetricValue) -> float | None:
-    """The estimated bias of a value where it exceeds half of its interval's width, or of the value without one."""
+    """The estimated bias of a value where it exceeds half of its interval's width, or of the value without one.
+
+    None of a set with copies of the reference, as the estimate is about independent rows.
+    """
+    if value.metric == UNBIASED or (value.copies is not None and value.copies.suspicious):
+        return None
     bias = value.details.get("bias", 0.0)
     reach = (value.interval.high - value.interval.low) / 2 if value.interval else abs(value.value) / 2
-    return bias if value.metric != UNBIASED and abs(bias) > reach else None
+    return bias if abs(bias) > reach else None
 
 
 def aligned(column: Sequence[tuple[str, ...]]) -> list[str]:

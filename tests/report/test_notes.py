@@ -237,6 +237,6 @@ def test_what_metrics_say_of_small_sets_is_known_to_be_more_or_less_severe(metri
     warnings = evaluate(**sets, metrics=[metric], intervals=True)[metric].warnings
     for warning in warnings:
         if severity_of(warning) is Severity.INVALID:
-            assert warning.startswith(
-                ("biased ", "known to ", "the probe was", "subsets of synth", "synth has too few")
+            assert "biased " in warning or warning.startswith(
+                ("known to ", "the probe", "subsets of", "synth has too few")
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from simet_cache.metrics import METRICS, Interval, MetricValue
+from simet_cache.metrics import METRICS, Copies, Interval, MetricValue
 from simet_cache.report.numbers import aligned, bias_of, written
 
 
@@ -78,3 +80,8 @@ def test_numbers_stand_below_each_other_by_their_points_and_so_do_words() -> Non
 )
 def test_a_bias_counts_where_the_interval_does_not_tell_it(of: MetricValue, biased: bool) -> None:
     assert bias_of(of) == (of.details["bias"] if biased else None)
+
+
+def test_a_set_of_copies_has_no_bias_that_could_be_estimated() -> None:
+    copied = replace(value(0.0, 0.0, 0.1, bias=0.8), copies=Copies(exact=100, near=0, rows=100))
+    assert bias_of(copied) is None
