@@ -19,10 +19,9 @@ from simet_cache.config import EvaluationConfig
 from simet_cache.derived import Derived
 from simet_cache.derived_policy import DerivedCachePolicy
 from simet_cache.errors import SimetCacheError
-from simet_cache.metrics import Difference, MetricValue
+from simet_cache.metrics import Intervals, MetricValue, Ranking, ranking_of
 from simet_cache.metrics.packing import from_json
 from simet_cache.plan import labels_for
-from simet_cache.report.rankings import differences_of
 from simet_cache.report.results import DatasetResult, Table
 from simet_cache.sweep import Pairing, PlannedSet, Sweep
 from tasks.metrics import measure, summarise
@@ -151,9 +150,8 @@ def _table(pairing: Pairing, compared: _Compared, found: Found, derived: Derived
         for one, given in pairing.datasets
     )
     table = Table(compared.reference, datasets, metrics)
-    if config.intervals is None:
-        return table
-    return replace(table, differences=dict(_differences(table, keys, derived, level=config.intervals.level)))
+    intervals = config.intervals.asked() if config.intervals else None
+    return replace(table, rankings={metric: _ranking(table, metric, keys, derived, intervals) for metric in metrics})
 
 
 def _measured(
@@ -173,17 +171,25 @@ def _measured(
     )
 
 
-def _differences(
-    table: Table, keys: Mapping[str, Mapping[str, str]], derived: Derived, *, level: float
-) -> Iterator[tuple[str, dict[str, Difference]]]:
-    """By metric; what that takes is as large as the reference, and is read from the cache for two sets at a time."""
-    for metric in table.metrics:
-        values = table.values(metric)
+def _ranking(
+    table: Table,
+    metric: str,
+    keys: Mapping[str, Mapping[str, str]],
+    derived: Derived,
+    intervals: Intervals | None,
+) -> Ranking:
+    """By one metric. What that takes is as large as the reference: it is read from the cache for two sets at a time."""
 
-        def with_noise(name: str, metric: str = metric) -> MetricValue | None:
-            found: MetricValue | None = derived.value(keys[name][metric], noise=True)
-            if found is None:
-                get_run_logger().warning("%s of %s could not be kept: no other set is compared with it", metric, name)
-            return found
+    def with_noise(name: str) -> MetricValue | None:
+        found: MetricValue | None = derived.value(keys[name][metric], noise=True)
+        if found is None:
+            get_run_logger().warning("%s of %s could not be kept: no other set is compared with it", metric, name)
+        return found
 
-        yield metric, differences_of(values, level=level, with_noise=with_noise)
+    return ranking_of(
+        table.values(metric),
+        metric=metric,
+        level=(intervals or Intervals()).level,
+        left_out=table.unmeasured(metric),
+        with_noise=with_noise if intervals else None,
+    )

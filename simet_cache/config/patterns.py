@@ -20,6 +20,7 @@ RESERVED = frozenset(
         *("reference", "extractor", "dataset", "metric", "label", "class", "value", "low", "high", "direction", "best"),
         *("passed", "n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix"),
         *("key", "reference_key", "cached", "warnings", "error", "images", "restraints", "features", "name"),
+        *("copies", "copies_exact", "copies_near"),
     )
 )
 

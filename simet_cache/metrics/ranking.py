@@ -180,7 +180,9 @@ def _compared(
         return {}, [], dict.fromkeys(others, f"{first} has no interval: {why}")
     differences, separated, open_ = dict[str, Difference](), list[str](), dict[str, str]()
     joint = joint_level(level, len(order))
+    other: MetricValue | None
     for name in others:
+        other = None  # given up before the next is read, as its noise is large
         other = read(name)
         why = _without_noise(other)
         if other is None or why:

@@ -20,7 +20,20 @@ NAMES = ("results.csv", "results.json")
 
 _WHERE = ("reference", "extractor", "dataset")
 _COLUMNS = ("metric", "label", "class", "value", "low", "high", "direction", "best", "passed")
-_MORE = ("n_real", "n_synth", "width", "version", "parameters", "level", "method", "details", "suffix", "key")
+_MORE = (
+    "n_real",
+    "n_synth",
+    "copies_exact",
+    "copies_near",
+    "width",
+    "version",
+    "parameters",
+    "level",
+    "method",
+    "details",
+    "suffix",
+    "key",
+)
 _LAST = ("reference_key", "cached", "warnings", "error")
 
 
@@ -104,7 +117,7 @@ def _rows(table: Table, one: DatasetResult, verdicts: Mapping[str, Verdict]) -> 
     passed = {name: verdict.passed for name, verdict in verdicts.items()}
     for name, value in one.values.items():
         of_metric = {**common, "metric": name, "label": table.label(name)}
-        yield {**of_metric, **_about(value), "best": one.name in table.best(name), "passed": passed.get(name, "")}
+        yield {**of_metric, **_about(value), "best": table.standing(one.name, name), "passed": passed.get(name, "")}
         for label, of_class in value.per_class.items():
             yield {**of_metric, **_about(of_class), "class": label}
     copies = verdicts.get(MAX_COPIES)
@@ -124,6 +137,8 @@ def _about(value: MetricValue) -> dict[str, object]:
         "details": json.dumps(dict(value.details)) if value.details else "",
         "warnings": "; ".join(value.warnings),
     }
+    if value.copies is not None:
+        found |= {"copies_exact": value.copies.exact, "copies_near": value.copies.near}
     if value.interval is not None:
         of_interval = value.interval
         found |= {"low": repr(of_interval.low), "high": repr(of_interval.high)}

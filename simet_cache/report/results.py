@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from simet_cache.datasets.passed_over import PassedOver
 from simet_cache.featureset import FeatureSet
-from simet_cache.metrics import Difference, MetricValue
+from simet_cache.metrics import Copies, MetricValue, Ranking
 from simet_cache.report.labels import label_of
-from simet_cache.report.rankings import best_of
 from simet_cache.restraints import Verdict
 
-FORMAT = 2  # of results.json; 1 was one table without this frame around it
+FORMAT = 3  # of results.json; 1 was one table without a frame around it, 2 had rankings that did not hold jointly
+
+Standing: TypeAlias = Literal["best", "first", ""]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class DatasetResult:
         """Whether every metric has its value."""
         return self.error is None and not self.failures
 
+    @property
+    def copies(self) -> Copies | None:
+        """Its rows that are copies of real ones; None where nobody looked for them."""
+        return next((value.copies for value in self.values.values() if value.copies is not None), None)
+
     def plain_values(self) -> dict[str, float]:
         """The numbers alone, by metric."""
         return {name: value.value for name, value in self.values.items()}
@@ -78,13 +84,13 @@ class Table:
         reference: The real set.
         datasets: The others, in the order of the configuration.
         metrics: Those asked for, in the order of the configuration.
-        differences: By metric, the best dataset less each other one, by the other's name (see ``differences_of``).
+        rankings: Of the datasets by each metric.
     """
 
     reference: DatasetResult
     datasets: tuple[DatasetResult, ...]
     metrics: tuple[str, ...]
-    differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
 
     @property
     def extractor(self) -> str:
@@ -95,17 +101,29 @@ class Table:
         """What people read in place of a metric's name: ``fid`` is ``FID`` or ``FD (<suffix>)``."""
         return label_of(metric, self.reference.suffix)
 
-    def best(self, metric: str) -> frozenset[str]:
-        """The names of the datasets with the best value."""
-        return self._best.get(metric, frozenset())
+    def standing(self, dataset: str, metric: str) -> Standing:
+        """Whether a dataset is the best by more than chance, or first by its value alone."""
+        return self._standings.get(metric, {}).get(dataset, "")
 
     @cached_property
-    def _best(self) -> dict[str, frozenset[str]]:
-        return {metric: best_of(self.values(metric)) for metric in self.metrics}
+    def _standings(self) -> dict[str, dict[str, Standing]]:
+        return {metric: _standings(ranking) for metric, ranking in self.rankings.items()}
 
     def values(self, metric: str) -> dict[str, MetricValue]:
         """The values of one metric, by dataset."""
         return {one.name: one.values[metric] for one in self.datasets if metric in one.values}
+
+    def unmeasured(self, metric: str) -> dict[str, str]:
+        """Why datasets have no value of a metric that was asked for, by dataset."""
+        return {
+            one.name: reason
+            for one in self.datasets
+            if metric not in one.excluded and (reason := one.failures.get(metric) or one.error)
+        }
+
+
+def _standings(ranking: Ranking) -> dict[str, Standing]:
+    return {name: "best" if name == ranking.best else "first" for name in ranking.first}
 
 
 @dataclass(frozen=True)
@@ -188,18 +206,24 @@ def _table_json(table: Table) -> dict[str, Any]:
         "reference": _dataset_json(table.reference),
         "extractor": table.extractor,
         "datasets": [_dataset_json(one) for one in table.datasets],
-        "rankings": {metric: _ranking_json(table, metric) for metric in table.metrics},
+        "rankings": {metric: _ranking_json(ranking) for metric, ranking in table.rankings.items()},
         "labels": {metric: table.label(metric) for metric in table.metrics},
     }
 
 
-def _ranking_json(table: Table, metric: str) -> dict[str, Any]:
-    differences = table.differences.get(metric, {})
+def _ranking_json(ranking: Ranking) -> dict[str, Any]:
+    first = ranking.first
     return {
-        "best": sorted(table.best(metric)),
-        "best_less_others": {
-            name: {**vars(one), "interval": dict(vars(one.interval)), "separated": one.better is not None}
-            for name, one in differences.items()
+        "order": list(ranking.order),
+        "first": [name for name in ranking.order if name in first],
+        "best": ranking.best,
+        "separated": list(ranking.separated),
+        "open": dict(ranking.open),
+        "left_out": dict(ranking.left_out),
+        "remark": ranking.remark,
+        "level": ranking.level,
+        "differences": {
+            name: {**vars(one), "interval": dict(vars(one.interval))} for name, one in ranking.differences.items()
         },
     }
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-from simet_cache.report.rankings import ranked
+from simet_cache.metrics import ranked
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
 
@@ -43,8 +42,9 @@ class Part:
         which = f" ({', '.join(counts)})" if counts else ""
         first = self.table.label(self.table.metrics[0])
         return (
-            f"{len(shown)} of {everything} datasets: the best of each metric, what broke a restraint, what failed, then"
-            f" the best by {first}; results.csv has the other {len(rest)}{which}, too"
+            f"{len(shown)} of {everything} datasets: the first by each metric, what broke a restraint, what holds"
+            f" copies of real rows, what failed, then the first by {first};"
+            f" results.csv has the other {len(rest)}{which}, too"
         )
 
 
@@ -80,12 +80,13 @@ def _rows(table: Table, verdicts: Mapping[str, Sequence[Verdict]], most: int) ->
 
 
 def _by_interest(table: Table, verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[str]:
-    """The best of each metric, whatever broke a restraint, whatever failed; then the best by the first metric."""
-    for metric in table.metrics:  # the first of equal ones: hundreds may be
-        best = table.best(metric)
-        yield from islice((one.name for one in table.datasets if one.name in best), 1)
+    """The first of each ranking, what broke a restraint, leaked or failed; then the order by the first metric."""
+    for ranking in table.rankings.values():  # the first of equal ones: hundreds may be
+        yield from ranking.order[:1]
     broken = [one for one in table.datasets if _is_broken(verdicts.get(one.name, ()))]
     yield from (one.name for one in broken if one.measured)
+    yield from (one.name for one in table.datasets if one.copies is not None and one.copies.suspicious)
     yield from (one.name for one in table.datasets if not one.measured)
+    yield from (table.rankings[table.metrics[0]].order if table.rankings else ())
     yield from ranked(table.values(table.metrics[0]))
     yield from (one.name for one in table.datasets)

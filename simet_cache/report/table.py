@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -14,13 +14,23 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from simet_cache.metrics import METRICS, MetricValue
+from simet_cache.metrics import METRICS
 from simet_cache.report.notes import notes
-from simet_cache.report.results import DatasetResult, EvaluationResults, Table
+from simet_cache.report.numbers import aligned, bias_of, written
+from simet_cache.report.results import DatasetResult, EvaluationResults, Standing, Table
 from simet_cache.report.shown import Part, parts
 from simet_cache.restraints import Verdict
 
 _ARROW = {"lower": "↓", "higher": "↑", "nearer 0.5": "→.5"}
+_MARK: dict[Standing, str] = {"best": "*", "first": "(*)", "": ""}
+_BIASED = "biased"
+_LEGEND = {
+    _MARK[
+        "best"
+    ]: "better than all others ranked in its column by more than chance, at {level:.6g}% for all of them together",
+    _MARK["first"]: "first in its column, which may be chance",
+    _BIASED: "few rows raise the value by more than half its interval (half the value, where it has none); see below",
+}
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
@@ -31,9 +41,12 @@ _GAP = 3  # between two columns
 
 @dataclass(frozen=True)
 class _Cell:
+    """A cell; that of a value has words: its number, its interval, its standing, and whether it is biased."""
+
     text: str
     best: bool = False
     broken: bool = False
+    words: tuple[str, ...] = ()
 
 
 def print_table(results: EvaluationResults) -> None:
@@ -54,7 +67,7 @@ def print_table(results: EvaluationResults) -> None:
         _print_part(console, *_cells(results, part), title=_title(part.table), names=names)
         if part.left_out:
             console.print(Text(part.left_out), soft_wrap=True)
-    for line in (*_tables_left_out(hidden), *notes(results)):
+    for line in (*_legend(shown), *_tables_left_out(hidden), *notes(results)):
         console.print(Text(line), soft_wrap=True)
     verdict = ("PASS", "bold green") if results.passed else ("FAIL", "bold red")
     console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
@@ -64,6 +77,7 @@ def _print_part(
     console: Console, header: Sequence[str], rows: Sequence[Sequence[_Cell]], *, title: str, names: Sequence[str]
 ) -> None:
     """One table; or several below each other, where the columns are more than the terminal is wide."""
+    rows = _aligned(rows)
     # in a narrow terminal long headings and names wrap, and numbers never do
     widths = [
         max(min(cell_len(heading), _HEADING), *(cell_len(row[number].text) for row in rows), 0)
@@ -76,11 +90,24 @@ def _print_part(
         table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
         table.title = Text(title) if first else None
         for number in columns:
-            justify: Literal["left", "right"] = "left" if header[number] in (*names, "features") else "right"
+            of_values = any(row[number].words for row in rows)  # which are as wide as their column already
+            left = of_values or header[number] in (*names, "features")
+            justify: Literal["left", "right"] = "left" if left else "right"
             table.add_column(Text(header[number], overflow="fold"), justify=justify, min_width=widths[number])
         for row in rows:
             table.add_row(*(_styled(row[number]) for number in columns))
         console.print(table)
+
+
+def _aligned(rows: Sequence[Sequence[_Cell]]) -> list[list[_Cell]]:
+    """The same with the numbers, intervals and marks of each column below each other."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    for column in columns:
+        places = [place for place, cell in enumerate(column) if cell.words]
+        texts = aligned([column[place].words for place in places])
+        for place, text in zip(places, texts, strict=True):
+            column[place] = replace(column[place], text=text)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _packed(
@@ -118,12 +145,23 @@ def as_markdown(results: EvaluationResults) -> str:
             _row([f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in row]) for row in rows
         ]
         lines += ["", *((_escape(part.left_out), "") if part.left_out else ())]
-    lines += [f"- {_escape(line)}" for line in (*_tables_left_out(hidden), *notes(results))]
+    said = (*_legend(shown), *_tables_left_out(hidden), *notes(results))
+    lines += [f"- {_escape(line)}" for line in said]
     return "\n".join([*lines, "", f"**{'PASS' if results.passed else 'FAIL'}** {results.summary}"])
 
 
 def _tables_left_out(hidden: int) -> list[str]:
     return [f"{hidden} more tables are not shown; results.csv has them all"] if hidden else []
+
+
+def _legend(shown: Sequence[Part]) -> list[str]:
+    """What the marks mean that occur."""
+    rankings = [ranking for part in shown for ranking in part.table.rankings.values()]
+    levels = [ranking.level for ranking in rankings if ranking.best] or [0.0]
+    words = {
+        word for part in shown for one in part.datasets for name in one.values for word in _words(part, one, name)[2:]
+    }
+    return [f"{word}: {meaning.format(level=100 * levels[0])}" for word, meaning in _LEGEND.items() if word in words]
 
 
 def _title(table: Table) -> str:
@@ -133,13 +171,15 @@ def _title(table: Table) -> str:
 
 def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list[_Cell]]]:
     table = part.table
+    copied = any(one.copies is not None and one.copies.exact + one.copies.near for one in table.datasets)
     steps = any(one.step is not None for other in results.tables for one in other.datasets)
     header = [
         "dataset",
         *results.part_names,
         *(["step"] if steps else []),
         "images",
-        *(f"{table.label(name)} {_ARROW[METRICS[name].direction]}" for name in table.metrics),
+        *(["copies"] if copied else []),
+        *(f"{table.label(name)}{_arrow(name)}" for name in table.metrics),
         *(["restraints"] if results.verdicts else []),
         "features",
     ]
@@ -153,10 +193,8 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
                 *(_Cell(one.parts.get(name, "-")) for name in results.part_names),
                 *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
-                *(
-                    _value(one, name, best=one.name in table.best(name), broken=name in broken)
-                    for name in table.metrics
-                ),
+                *([_copies(one)] if copied else []),
+                *(_value(part, one, name, broken=name in broken) for name in table.metrics),
                 *([_judged(verdicts, [*broken.values()])] if results.verdicts else []),
                 _Cell(_features(one)),
             ]
@@ -164,19 +202,32 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
     return header, rows
 
 
-def _value(one: DatasetResult, name: str, *, best: bool, broken: bool) -> _Cell:
+def _arrow(metric: str) -> str:
+    """Which way is better; nothing where neither is."""
+    return "" if METRICS[metric].no_best else f" {_ARROW[METRICS[metric].direction]}"
+
+
+def _value(part: Part, one: DatasetResult, name: str, *, broken: bool) -> _Cell:
     if name not in one.values:
         failed = name not in one.excluded and (one.error is not None or name in one.failures)
         return _Cell("failed" if failed else "-")
-    return _Cell(f"{_number(one.values[name])}{'*' if best else ' '}", best=best, broken=broken)
+    words = _words(part, one, name)
+    best = part.table.standing(one.name, name) == "best"
+    return _Cell(" ".join(word for word in words if word), best=best, broken=broken, words=words)
 
 
-def _number(value: MetricValue) -> str:
-    """The value, and the longer arm of its interval."""
-    if value.interval is None:
-        return f"{value.value:.4g}"
-    arm = max(value.interval.high - value.value, value.value - value.interval.low)
-    return f"{value.value:.4g} ±{arm:.2g}"
+def _words(part: Part, one: DatasetResult, name: str) -> tuple[str, ...]:
+    """A value, its interval, its standing in the ranking, and whether it is mostly bias; what there is not is empty."""
+    number, interval = written(one.values[name])
+    biased = _BIASED if bias_of(one.values[name]) is not None else ""
+    return number, interval, _MARK[part.table.standing(one.name, name)], biased
+
+
+def _copies(one: DatasetResult) -> _Cell:
+    """How many of its rows are real ones, or nearly so."""
+    if one.copies is None:
+        return _Cell("-")
+    return _Cell(f"{one.copies.exact + one.copies.near} of {one.copies.rows}", broken=one.copies.suspicious)
 
 
 def _judged(verdicts: Sequence[Verdict], broken: Sequence[str]) -> _Cell:

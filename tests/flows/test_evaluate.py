@@ -362,9 +362,12 @@ class TestFlow:
             }
             assert 0 <= values["tstr"]["value"] <= 1
             assert values["kid"]["interval"]["low"] < values["kid"]["value"] < values["kid"]["interval"]["high"]
-            assert set(written["tables"][0]["rankings"]["kid"]["best_less_others"]) == {"a", "b"} - {
-                *written["tables"][0]["rankings"]["kid"]["best"]
-            }
+            ranking = written["tables"][0]["rankings"]["kid"]
+            first, other = ranking["order"]
+            assert {first, other} == {"a", "b"}
+            assert ranking["first"] == [first]
+            assert set(ranking["differences"]) == {*ranking["separated"], *ranking["open"]} == {other}
+            assert ranking["best"] == (first if ranking["separated"] else None)
 
     def test_cached_features_are_measured_where_there_is_no_device_like_theirs(self, config: dict[str, Any]) -> None:
         config["metrics"] = ["fid", "precision"]
@@ -433,7 +436,7 @@ class TestFlow:
         results = table_of(state)
         value = {one.name: one.plain_values() for one in results.datasets}
         for metric in ("fid", "kid", "recall"):
-            assert results.best(metric) == {"held-out"}
+            assert results.rankings[metric].first == {"held-out"}
         assert abs(value["three-classes"]["precision"] - value["held-out"]["precision"]) < 0.1
         assert value["three-classes"]["recall"] < value["held-out"]["recall"] / 2
         for spoiled in ("noise", "blur"):

@@ -418,7 +418,10 @@ class TestFailures:
         for one in table.datasets:
             assert one.measured
             assert one.values["kid"].interval is not None
-        assert table.differences == {"kid": {}, "precision": {}}
+        for ranking in table.rankings.values():
+            assert ranking.differences == {}
+            assert ranking.best is None
+            assert all("no longer there; run again" in reason for reason in ranking.open.values())
         assert "could not be kept: no other set is compared with it" in caplog.text
 
     def test_a_link_that_moves_after_the_plan_takes_nobody_with_it(

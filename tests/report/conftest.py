@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simet_cache.metrics import METRICS, Interval, MetricValue
+from simet_cache.metrics import METRICS, Copies, Interval, MetricValue, ranking_of
 from simet_cache.metrics.metric import Noise
-from simet_cache.report.rankings import differences_of
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
 from simet_cache.store import FeatureSet
@@ -26,12 +25,22 @@ def handle(letter: str, rows: int = 100) -> FeatureSet:
 
 
 def value(
-    metric: str, number: float, warnings: tuple[str, ...] = (), error: float | None = None, classes: Any = None
+    metric: str,
+    number: float,
+    *,
+    warnings: tuple[str, ...] = (),
+    error: float | None = None,
+    ends: tuple[float, float] | None = None,
+    classes: Any = None,
+    rows: int = 50,
+    copies: tuple[int, int] | None = None,
+    bias: float | None = None,
 ) -> MetricValue:
     """A value; with the standard ``error`` that sets of their own would give it, and with values of classes."""
     interval = noise = None
     if error is not None:
-        interval = Interval(number - 2 * error, number + 2.5 * error, 0.95, "made up", error)
+        low, high = ends or (number - 2 * error, number + 2.5 * error)
+        interval = Interval(low, high, 0.95, "made up", error)
         noise = Noise(np.zeros(100), 100, error**2)
     return MetricValue(
         value=number,
@@ -40,10 +49,12 @@ def value(
         direction=METRICS[metric].direction,
         parameters=dict(METRICS[metric].parameters),
         n_real=100,
-        n_synth=50,
+        n_synth=rows,
         width=2048,
         warnings=warnings,
+        details={} if bias is None else {"bias": bias},
         interval=interval,
+        copies=copies and Copies(*copies, rows),
         noise=noise,
         per_class={label: value(metric, of_class) for label, of_class in (classes or {}).items()},
     )
@@ -69,7 +80,7 @@ def table() -> Callable[..., Table]:
         skipped: tuple[dict[str, str], ...] = (),
         warnings: tuple[str, ...] = (),
         metrics: tuple[str, ...] = ("fid", "precision"),
-        level: float | None = None,
+        level: float = 0.95,
         steps: Mapping[str, int] | None = None,
         excluded: Mapping[str, tuple[str, ...]] | None = None,
         error: str | None = None,
@@ -101,9 +112,11 @@ def table() -> Callable[..., Table]:
             reference, suffix, features=handle("a"), cached=True, extraction_seconds=2.5, error=error
         )
         made = Table(of_reference, found, metrics)
-        if level is None:
-            return made
-        return replace(made, differences={name: differences_of(made.values(name), level=level) for name in metrics})
+        rankings = {
+            name: ranking_of(made.values(name), metric=name, level=level, left_out=made.unmeasured(name))
+            for name in metrics
+        }
+        return replace(made, rankings=rankings)
 
     return make
 

@@ -44,7 +44,7 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     )
     data, _ = written(found, tmp_path / "new" / "folder")
     assert data == found.to_json() | {"restraints": data["restraints"], "tables": data["tables"]}
-    assert data["format"] == 2
+    assert data["format"] == 3
     assert data["passed"] is False
     assert data["summary"] == "1 of 2 datasets measured; 1 of 2 restraints hold"
     assert data["started_at"] == "2025-01-01T00:00:00+00:00"
@@ -113,7 +113,17 @@ def test_the_json_holds_every_promised_field(results: Results, tmp_path: Path) -
     assert precision["version"] >= 1
     assert (other["error"], other["values"], other["features"]) == ("no image", {}, None)
     assert mine["failures"] == {}
-    assert table["rankings"]["fid"] == {"best": ["mine"], "best_less_others": {}}
+    assert table["rankings"]["fid"] == {
+        "order": ["mine"],
+        "first": [],  # there is no other to compare it with
+        "best": None,
+        "separated": [],
+        "open": {},
+        "left_out": {"other": "no image"},
+        "remark": "",
+        "level": 0.95,
+        "differences": {},
+    }
 
 
 def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Results, tmp_path: Path) -> None:
@@ -144,10 +154,12 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
         "low": "",
         "high": "",
         "direction": "lower",
-        "best": "True",
+        "best": "first",
         "passed": "False",
         "n_real": "100",
         "n_synth": "50",
+        "copies_exact": "",
+        "copies_near": "",
         "width": "2048",
         "version": "",
         "parameters": "{}",
@@ -165,7 +177,7 @@ def test_the_csv_has_a_row_for_each_value_and_one_for_each_failure(results: Resu
     assert json.loads(precision["parameters"]) == {"k": 3}
     assert precision["passed"] == ""  # no restraint is about it
     assert (failed["error"], failed["key"], failed["value"]) == ("no image", "", "")
-    assert (cached["cached"], cached["best"]) == ("True", "False")
+    assert (cached["cached"], cached["best"]) == ("True", "")
 
 
 def test_copies_and_what_is_said_of_them_are_in_both_files(results: Results, tmp_path: Path) -> None:
@@ -213,9 +225,14 @@ def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_
     assert "noise" not in mine["values"]["fid"]
     assert mine["failures"] == {"precision": "no rows"}
     assert data["passed"] is False
-    ranking = data["tables"][0]["rankings"]["fid"]["best_less_others"]["other"]
-    assert (ranking["value"], ranking["separated"]) == (-6.0, True)
-    assert ranking["interval"]["low"] < -6 < ranking["interval"]["high"] < 0
+    ranking = data["tables"][0]["rankings"]["fid"]
+    assert (ranking["order"], ranking["first"], ranking["best"]) == (["mine", "other"], ["mine"], "mine")
+    assert (ranking["separated"], ranking["open"], ranking["level"]) == (["other"], {}, 0.95)
+    difference = ranking["differences"]["other"]
+    assert difference["value"] == -6.0
+    assert difference["interval"]["low"] < -6 < difference["interval"]["high"] < 0
+    assert [row["best"] for row in rows if row["metric"] == "fid"] == ["best", "", "", ""]
+    assert data["tables"][0]["rankings"]["precision"]["left_out"] == {"mine": "no rows"}
     assert [(row["dataset"], row["metric"], row["class"], row["value"], row["error"]) for row in rows] == [
         ("mine", "precision", "", "", "no rows"),
         ("mine", "fid", "", "3.0", ""),
@@ -225,6 +242,40 @@ def test_intervals_classes_and_failures_are_in_both_files(results: Results, tmp_
         ("other", "precision", "", "0.5", ""),
     ]
     assert [rows[1][name] for name in ("low", "high", "level", "method")] == ["2.0", "4.25", "0.95", "made up"]
+
+
+def test_copies_and_what_rankings_leave_open_are_in_both_files(results: Results, tmp_path: Path) -> None:
+    copied = {"number": 0.0, "error": 0.1, "copies": (40, 2)}
+    found = results(
+        {
+            "near": {"fid": {"number": 1.2, "error": 0.1}},
+            "copied": {"fid": copied},
+            "mine": {"fid": {"number": 1.0, "error": 0.1, "copies": (0, 0)}},
+            "few": {"fid": {"number": 0.5, "error": 0.1, "rows": 20}},
+        },
+        metrics=("fid",),
+    )
+    data, rows = written(found, tmp_path)
+    ranking = data["tables"][0]["rankings"]["fid"]
+    assert (ranking["order"], ranking["first"], ranking["best"]) == (["mine", "near"], ["mine"], None)
+    assert ranking["open"] == {"near": "the interval of the difference holds 0, at 95% for all 2 sets together"}
+    assert ranking["left_out"] == {
+        "copied": "42 of its 50 rows are copies of real ones",
+        "few": "it has 20 rows and others 50: the metric depends on the number of rows",
+    }
+    values = [one["values"]["fid"] for one in data["tables"][0]["datasets"]]
+    assert [value["copies"] for value in values] == [
+        None,
+        {"exact": 40, "near": 2, "rows": 50},
+        {"exact": 0, "near": 0, "rows": 50},
+        None,
+    ]
+    assert [(row["best"], row["copies_exact"], row["copies_near"]) for row in rows] == [
+        ("", "", ""),
+        ("", "40", "2"),
+        ("first", "0", "0"),
+        ("", "", ""),
+    ]
 
 
 def test_a_sweep_has_its_references_extractors_and_steps_in_both_files(
@@ -238,9 +289,9 @@ def test_a_sweep_has_its_references_extractors_and_steps_in_both_files(
     data, rows = written(results(tables=tables, verdicts=(verdict,)), tmp_path)
     columns = ("reference", "extractor", "dataset", "step", "suffix", "value", "best", "passed", "error")
     assert [tuple(row[name] for name in columns) for row in rows] == [
-        ("real", "fid_inception", "mine", "1000", "fid_inception", "3.0", "True", "", ""),
+        ("real", "fid_inception", "mine", "1000", "fid_inception", "3.0", "", "", ""),
         ("real", "fid_inception", "other", "2000", "fid_inception", "", "", "", "no image"),
-        ("b", "fid_inception", "mine", "", "fid_inception@CIFAR10", "5.0", "True", "False", ""),
+        ("b", "fid_inception", "mine", "", "fid_inception@CIFAR10", "5.0", "", "False", ""),
     ]
     assert [(one["reference"]["name"], one["extractor"]) for one in data["tables"]] == [
         ("real", "fid_inception"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from simet_cache.metrics import Ranking
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
 
@@ -36,7 +37,13 @@ def test_only_all_measured_and_all_held_passes(
     assert found.to_json()["passed"] is passed
 
 
-def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(table: Tables) -> None:
+def standings(found: Table, metric: str) -> dict[str, str]:
+    """Those that stand out, by dataset."""
+    named = {one.name: found.standing(one.name, metric) for one in found.datasets}
+    return {name: standing for name, standing in named.items() if standing}
+
+
+def test_the_first_is_the_lowest_or_the_highest_and_ties_share_it(table: Tables) -> None:
     found = table(
         {
             "a": {"fid": 2.0, "precision": 0.5},
@@ -45,14 +52,36 @@ def test_the_best_is_the_lowest_or_the_highest_and_ties_share_it(table: Tables) 
             "d": "no image",
         }
     )
-    assert found.best("fid") == {"b", "c"}
-    assert found.best("precision") == {"b"}
-    assert table({"a": "no image"}).best("fid") == set()
+    assert standings(found, "fid") == {"b": "first", "c": "first"}
+    assert standings(found, "precision") == {"b": "first"}
+    assert standings(table({"a": "no image"}), "fid") == {}
 
 
-def test_the_best_of_a_classifier_is_the_one_it_cannot_tell(table: Tables) -> None:
+def test_only_who_is_separated_from_all_others_is_the_best(table: Tables) -> None:
+    near, far = ({"number": number, "error": 0.1} for number in (1.2, 3.0))
+    mine = {"number": 1.0, "error": 0.1}
+    assert standings(table({"far": {"fid": far}, "mine": {"fid": mine}}), "fid") == {"mine": "best"}
+    assert standings(table({"far": {"fid": far}, "mine": {"fid": mine}, "near": {"fid": near}}), "fid") == {
+        "mine": "first"
+    }
+
+
+@pytest.mark.parametrize("metric", ["vendi", "authenticity"])
+def test_by_some_metrics_nobody_is_the_best(table: Tables, metric: str) -> None:
+    numbers = {name: {metric: {"number": number, "error": 0.01}} for name, number in (("a", 0.9), ("b", 0.1))}
+    assert standings(table(numbers, metrics=(metric,)), metric) == {}
+
+
+def test_one_alone_and_one_of_copies_do_not_stand_out(table: Tables) -> None:
+    one = {"number": 1.0, "error": 0.1}
+    assert standings(table({"a": {"fid": one}}), "fid") == {}
+    copied = {"number": 0.0, "error": 0.1, "copies": (50, 0)}
+    assert standings(table({"a": {"fid": one}, "copied": {"fid": copied}}), "fid") == {}
+
+
+def test_the_first_of_a_classifier_is_the_one_it_cannot_tell(table: Tables) -> None:
     found = table({"a": {"roc_auc": 0.9}, "b": {"roc_auc": 0.55}, "c": {"roc_auc": 0.4}}, metrics=("roc_auc",))
-    assert found.best("roc_auc") == {"b"}
+    assert standings(found, "roc_auc") == {"b": "first"}
 
 
 def test_a_metric_that_failed_leaves_the_dataset_unmeasured(results: Results) -> None:
@@ -95,9 +124,9 @@ def test_of_several_tables_comparisons_are_counted(results: Results, table: Tabl
 
 def test_values_are_compared_within_a_table_alone(results: Results, table: Tables) -> None:
     tables = (table({"a": {"fid": 1.0}, "b": {"fid": 2.0}}), table({"a": {"fid": 4.0}, "b": {"fid": 3.0}}))
-    assert [one.best("fid") for one in tables] == [{"a"}, {"b"}]
+    assert [standings(one, "fid") for one in tables] == [{"a": "first"}, {"b": "first"}]
     written = results(tables=tables).to_json()["tables"]
-    assert [one["rankings"]["fid"]["best"] for one in written] == [["a"], ["b"]]
+    assert [one["rankings"]["fid"]["first"] for one in written] == [["a"], ["b"]]
 
 
 def test_an_extractor_is_called_by_its_suffix_whatever_the_reference_adds(table: Tables) -> None:
@@ -111,15 +140,17 @@ def test_steps_and_what_was_not_asked_for_are_told(results: Results) -> None:
     assert found.passed
 
 
-def test_a_table_finds_its_best_once(table: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-    monkeypatch.setattr("simet_cache.report.results.best_of", lambda values: calls.append(values) or frozenset())
-    found = table({"a": {"fid": 1.0}}, metrics=("fid", "kid"))
+def test_a_table_finds_who_stands_out_once(table: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand sets, each cell asks."""
+    found = table({"a": {"fid": 1.0, "kid": 1.0}, "b": {"fid": 2.0, "kid": 1.0}}, metrics=("fid", "kid"))
+    calls: list[str] = []
+    first = Ranking.first
+    monkeypatch.setattr(Ranking, "first", property(lambda self: calls.append(self.metric) or first.__get__(self)))
     for _ in range(3):
-        found.best("fid")
-        found.best("kid")
-    assert len(calls) == 2
-    assert found.best("unknown") == set()
+        assert standings(found, "fid") == {"a": "first"}
+        assert standings(found, "kid") == {"a": "first", "b": "first"}
+    assert calls == ["fid", "kid"]
+    assert standings(found, "unknown") == {}
 
 
 def test_metrics_of_a_failure_make_a_set_unmeasured() -> None:

@@ -41,8 +41,8 @@ def test_of_many_the_best_the_broken_and_the_failed_are_shown_in_their_order(res
     assert shown[-4:] == ["s500", "s600", "s700", "s999"]
     assert shown[:-4] == [f"s{n}" for n in range(MOST_ROWS - 4)]  # the best by fid
     assert parts(found)[0][0].left_out == (
-        "50 of 1000 datasets: the best of each metric, what broke a restraint, what failed, then the best by FID;"
-        " results.csv has the other 950, too"
+        "50 of 1000 datasets: the first by each metric, what broke a restraint, what holds copies of real rows, what"
+        " failed, then the first by FID; results.csv has the other 950, too"
     )
 
 
@@ -55,6 +55,14 @@ def test_the_best_is_shown_however_many_failed_and_the_rest_is_counted(results: 
     assert {"s0", "s999"} <= set(shown)
     assert sum(name in failing for name in shown) == 0  # 70 that broke a restraint by their value come first
     assert parts(found)[0][0].left_out.endswith("results.csv has the other 950 (22 broke a restraint, 800 failed), too")
+
+
+def test_sets_with_copies_of_real_rows_are_shown_and_have_no_place_among_the_best(results: Results) -> None:
+    copied = {"fid": {"number": 500.0, "copies": (50, 0)}, "precision": 0.5}
+    best = {"fid": {"number": 0.0, "copies": (1, 0)}, "precision": 0.5}
+    shown = names(results(sweep(s700=copied, s800=best)))
+    assert shown[-3:] == ["s700", "s800", "s999"]
+    assert shown[:-3] == [f"s{n}" for n in range(MOST_ROWS - 3)]
 
 
 def test_ties_do_not_crowd_the_others_out_of_sight(results: Results) -> None:

@@ -91,8 +91,8 @@ def test_the_table_in_a_pipe(results: Results, monkeypatch: pytest.MonkeyPatch) 
     assert "\x1b" not in text
     assert "reference: real, 100 images; features: fid_inception" in text
     assert row(text, "dataset") == ["dataset", "images", "FID ↓", "precision ↑", "restraints", "features"]
-    assert row(text, "mine") == ["mine", "50", "3", "0.9123*", "FAIL FID", "extracted"]
-    assert row(text, "other cached")[:4] == ["other cached", "50", "1*", "0.5"]
+    assert row(text, "mine") == ["mine", "50", "3", "0.9123 (*)", "FAIL FID", "extracted"]
+    assert row(text, "other cached")[:4] == ["other cached", "50", "1 (*)", "0.5"]
     assert row(text, "other cached")[-1] == "cached"
     assert row(text, "third  ") == ["third", "-", "failed", "failed", "-", "failed"]
     assert "third was not measured: no image" in text
@@ -119,8 +119,9 @@ def test_intervals_and_what_they_leave_open(results: Results, monkeypatch: pytes
         level=0.95,
     )
     text = printed(monkeypatch, found)
-    assert [row(text, name)[2] for name in ("a ", "near", "far")] == ["1 ±0.25*", "1.2 ±0.25", "2 ±0.25"]
-    assert "FID: the best is not separated from near at 95%" in text
+    cells = [row(text, name)[2] for name in ("a ", "near", "far")]
+    assert cells == ["1.00 [0.80, 1.25] (*)", "1.20 [1.00, 1.45]", "2.00 [1.80, 2.25]"]
+    assert "FID: a is first, but not separated from near at 95% for all 3 sets together" in text
 
 
 def test_classes_are_told_by_their_best_and_worst(results: Results) -> None:
@@ -128,6 +129,8 @@ def test_classes_are_told_by_their_best_and_worst(results: Results) -> None:
     found = results({"a": {"precision": {"number": 0.5, "classes": classes}, "fid": {"number": 1, "classes": classes}}})
     assert "a: precision per class: best 0.9 (dog), worst 0.1 (eel)" in notes(found)
     assert "a: FID per class: best 0.1 (eel), worst 0.9 (dog)" in notes(found)
+    (line,) = notes(results({"a": {"vendi": {"number": 0.5, "classes": classes}}}, metrics=("vendi",)))
+    assert line == "a: vendi per class: highest 0.9 (dog), lowest 0.1 (eel)"
 
 
 def test_one_reason_for_many_metrics_is_told_once(results: Results) -> None:
@@ -137,9 +140,9 @@ def test_one_reason_for_many_metrics_is_told_once(results: Results) -> None:
 
 def test_one_warning_for_many_metrics_and_datasets_is_told_once(results: Results) -> None:
     found = results({"a": {"fid": 1.0, "precision": 0.5}, "b": {"fid": 1.0, "precision": 0.5}}, warnings=("few rows",))
-    assert notes(found) == ["few rows (a, b)"]
+    assert notes(found)[:-1] == ["few rows (a, b)"]
     found = results({"a": {"fid": 1.0}, "b": {"fid": 1.0, "precision": 0.5}}, warnings=("few rows",))
-    assert notes(found) == ["FID: few rows (a)", "few rows (b)"]
+    assert notes(found)[:-1] == ["FID: few rows (a)", "few rows (b)"]
 
 
 def test_without_restraints_there_is_no_such_column(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,20 +153,24 @@ def test_without_restraints_there_is_no_such_column(results: Results, monkeypatc
 
 def test_ties_are_all_marked(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(monkeypatch, results({"a": {"fid": 1.0}, "b": {"fid": 1.0}, "c": {"fid": 2.0}}, metrics=("fid",)))
-    assert [row(text, name)[2] for name in ("a ", "b ", "c ")] == ["1*", "1*", "2"]
+    assert [row(text, name)[2] for name in ("a ", "b ", "c ")] == ["1 (*)", "1 (*)", "2"]
+    assert "no intervals were asked for" in text
 
 
 def test_a_terminal_gets_colours_and_no_line_beyond_its_width(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    found = results({"mine-with-a-name-that-is-rather-long": {"fid": 3.0, "precision": 0.9}}, verdicts=(BROKEN,))
+    found = results(
+        {"mine-with-a-name-that-is-rather-long": {"fid": 3.0, "precision": 0.9}, "other": {"fid": 3.0}},
+        verdicts=(BROKEN,),
+    )
     text = printed(monkeypatch, found, terminal=True)
     assert "\x1b[1;32mPASS" in text or "\x1b[1;31mFAIL" in text
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    table = plain[: plain.index("restraint broken")]
+    table = plain[: plain.index("(*): first")]
     assert max(map(len, table.splitlines())) <= 60
-    assert "0.9*" in table
+    assert "3 (*)" in table
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -172,9 +179,11 @@ def test_any_encoding_and_any_name(
     results: Results, monkeypatch: pytest.MonkeyPatch, encoding: str, terminal: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    found = results({"größe-模型": {"fid": 1.0}, os.fsdecode(b"bad-\xff"): "größe"}, reference="模型")
+    found = results(
+        {"größe-模型": {"fid": 1.0}, "other": {"fid": 2.0}, os.fsdecode(b"bad-\xff"): "größe"}, reference="模型"
+    )
     text = printed(monkeypatch, found, encoding, terminal)
-    assert "1*" in text
+    assert "1 (*)" in text
     assert "bad-?" in text
     if encoding != "ascii":
         assert "größe" in text
@@ -206,7 +215,14 @@ def test_no_name_is_markup_in_the_table(
 @pytest.mark.parametrize("name", [*NAMES, "two\nlines", "two\r\nlines"])
 def test_no_name_is_markup_in_markdown(results: Results, name: str) -> None:
     """A renderer shows the name as it is, in the right number of cells."""
-    found = results({name: {"fid": 3.0, "precision": 0.5}, "failed": f"cannot read {name}"}, reference=name)
+    found = results(
+        {
+            name: {"fid": {"number": 3.0, "error": 0.1}, "precision": 0.5},
+            "other": {"fid": {"number": 4.0, "error": 0.1}, "precision": 0.4},
+            "failed": f"cannot read {name}",
+        },
+        reference=name,
+    )
     markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     tokens = markdown.parse(as_markdown(found))
     assert not [token for token in tokens if token.type == "html_block"]
@@ -219,20 +235,24 @@ def test_no_name_is_markup_in_markdown(results: Results, name: str) -> None:
     shown = re.sub(r"[\r\n]", " ", name)
     assert lines[0] == f"reference: {shown}, 100 images; features: fid_inception"
     assert lines[1:6] == ["dataset", "images", "FID ↓", "precision ↑", "features"]
-    assert lines[6:11] == [shown, "50", "3*", "0.5*", "extracted"]
+    assert lines[6:11] == [shown, "50", "3.00 [2.80, 3.25] *", "0.5 (*)", "extracted"]
     assert f"failed was not measured: cannot read {shown}" in lines
 
 
 def test_markdown_as_written(results: Results) -> None:
-    found = results({"mine": {"fid": 3.0, "precision": 0.5}, "other": {"fid": 4.0, "precision": 0.5}})
+    numbers = ({"fid": {"number": number, "error": 0.1}, "precision": 0.5} for number in (3.0, 4.0))
+    found = results(dict(zip(("mine", "other"), numbers, strict=True)))
     assert as_markdown(found).splitlines() == [
         "### reference: real, 100 images; features: fid\\_inception",
         "",
         "| dataset | images | FID ↓ | precision ↑ | features |",
         "| --- | --- | --- | --- | --- |",
-        "| mine | 50 | **3\\*** | **0.5\\*** | extracted |",
-        "| other | 50 | 4  | **0.5\\*** | extracted |",
+        "| mine | 50 | **3.00 \\[2.80, 3.25\\] \\*** | 0.5 (\\*) | extracted |",
+        "| other | 50 | 4.00 \\[3.80, 4.25\\] | 0.5 (\\*) | extracted |",
         "",
+        "- \\*: better than all others ranked in its column by more than chance, at 95% for all of them together",
+        "- (\\*): first in its column, which may be chance",
+        "- no intervals were asked for, so that rankings say which value is first and no more; intervals: true does",
         "",
         "**PASS** 2 of 2 datasets measured",
     ]
@@ -240,7 +260,7 @@ def test_markdown_as_written(results: Results) -> None:
 
 def test_a_warning_of_several_sets_is_one_line(results: Results) -> None:
     found = results({"a": {"fid": 1.0}, "b": {"fid": 2.0}, "c": {"precision": 1.0}}, warnings=("few rows",))
-    assert notes(found) == ["FID: few rows (a, b)", "precision: few rows (c)"]
+    assert notes(found)[:-1] == ["FID: few rows (a, b)", "precision: few rows (c)"]
 
 
 def test_skipped_images_are_counted_and_the_first_is_named(results: Results) -> None:
@@ -265,7 +285,7 @@ def test_steps_have_a_column_where_any_set_has_one(results: Results, monkeypatch
 def test_what_was_not_asked_for_has_not_failed(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     found = results({"mine": "no image", "other": {"fid": 4.0}}, excluded={"other": ("precision",)})
     text = printed(monkeypatch, found)
-    assert row(text, "other")[2:4] == ["4*", "-"]
+    assert row(text, "other")[2:4] == ["4", "-"]
     found = results({"mine": {"fid": 4.0}}, excluded={"mine": ("precision",)})
     assert "PASS" in printed(monkeypatch, found)
 
@@ -283,7 +303,7 @@ def test_each_reference_and_extractor_has_a_table(
     found = results(tables=tables, verdicts=(verdict,))
     first, second = printed(monkeypatch, found).split("reference: b, 100 images; features: resnet18_random0")
     assert "reference: real, 100 images; features: fid_inception" in first
-    assert row(first, "mine") == ["mine", "50", "3*", "-", "extracted"]
+    assert row(first, "mine") == ["mine", "50", "3 (*)", "-", "extracted"]
     assert row(second, "mine") == ["mine", "50", "5", "FAIL FD (resnet18_random0)", "extracted"]
     assert row(second, "dataset")[2] == "FD (resnet18_random0) ↓"
     assert "restraint broken: mine against b on resnet18_random0: FD (resnet18_random0) is 5 (upper_bound 4)" in second
@@ -302,7 +322,7 @@ def test_of_thousands_a_part_is_printed_and_the_rest_counted(
     found = results(tables=tuple(table(numbers, metrics=("fid",), reference=f"r{n}") for n in range(30)))
     for text in (printed(monkeypatch, found), as_markdown(found)):
         assert len(text.splitlines()) < 400
-        assert text.count("10 of 1000 datasets: the best of each metric,") == 20
+        assert text.count("10 of 1000 datasets: the first by each metric,") == 20
         assert "10 more tables are not shown; results.csv has them all" in text
 
 
@@ -325,7 +345,8 @@ def test_in_a_narrow_terminal_columns_go_below_each_other_and_no_number_is_cut_o
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines if line.startswith("  a ")]
     assert all(one[:2] == ["a", "1000"] for one in rows)
     cells = [cell for one in rows for cell in one[2:]]
-    assert cells == ["50", *(f"{0.12345 + place:.4g} ±0.25*" for place in range(8)), "FAIL FID", "extracted"]
+    values = [f"{0.12345 + n:.2f} [{n - 0.07655:.2f}, {n + 0.37345:.2f}]" for n in range(8)]
+    assert cells == ["50", *values, "FAIL FID", "extracted"]
     assert sum(line.startswith("reference:") for line in lines) == 1
     assert (len(rows) == 1) == (width > 200)
 
