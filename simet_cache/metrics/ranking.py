@@ -165,7 +165,7 @@ def _not_comparable(values: Mapping[str, MetricValue], metric: str) -> dict[str,
         usual = max(times, key=lambda count: (times[count], count))
         for name, count in rest.items():
             if count != usual:
-                found[name] = f"it has {count} rows and others {usual}: the metric depends on the number of rows"
+                found[name] = f"{count} rows, others {usual}: the metric depends on the number of rows"
     return found
 
 
@@ -192,7 +192,7 @@ def _compared(
         if differences[name].better == "first" and not _enough(other, metric, joint):
             separated.append(name)
         else:
-            open_[name] = f"the interval of the difference holds 0, at {level:.0%} for all {len(order)} sets together"
+            open_[name] = f"the interval of the difference holds 0, at {100 * level:.6g}% for all {len(order)} sets together"
     return differences, separated, open_
 
 

@@ -99,7 +99,7 @@ def test_unequal_counts_are_left_out_where_they_matter() -> None:
     values = {"a": of(0.0, n_synth=66), "b": of(1.0), "c": of(2.0)}
     fid = {name: of(v.value, own=0.01, metric="fid", n_synth=v.n_synth) for name, v in values.items()}
     found = ranked(metric="fid", **fid)
-    assert found.left_out == {"a": "it has 66 rows and others 9: the metric depends on the number of rows"}
+    assert found.left_out == {"a": "66 rows, others 9: the metric depends on the number of rows"}
     assert found.best == "b"
     assert ranked(**values).left_out == {}
 

@@ -261,7 +261,7 @@ def test_copies_and_what_rankings_leave_open_are_in_both_files(results: Results,
     assert ranking["open"] == {"near": "the interval of the difference holds 0, at 95% for all 2 sets together"}
     assert ranking["left_out"] == {
         "copied": "42 of its 50 rows are copies of real ones",
-        "few": "it has 20 rows and others 50: the metric depends on the number of rows",
+        "few": "20 rows, others 50: the metric depends on the number of rows",
     }
     values = [one["values"]["fid"] for one in data["tables"][0]["datasets"]]
     assert [value["copies"] for value in values] == [

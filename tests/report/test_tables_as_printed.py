@@ -154,7 +154,7 @@ def test_sets_of_other_sizes_are_ranked_by_what_does_not_depend_on_them_alone(pr
         "  small         50   1.00 [0.80, 1.25]     0.100 [0.080, 0.125]     0.900 [0.880, 0.925] *   extracted",
         "  b             50   9.00 [8.80, 9.25]     0.900 [0.880, 0.925] *   0.100 [0.080, 0.125]     extracted",
         BEST,
-        "FID, recall: small is not ranked: it has 20 rows and others 50: the metric depends on the number of rows",
+        "FID, recall: small is not ranked: 20 rows, others 50: the metric depends on the number of rows",
         "PASS 3 of 3 datasets measured",
     ]
 
