@@ -19,5 +19,6 @@ def fitted(rows: Single, labels: Labels) -> tuple[Any, bool]:
     model = LogisticRegression(max_iter=STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # labels of few rows are classes all the same
         model.fit(rows, labels)
     return model, bool(model.n_iter_.max() < STEPS)

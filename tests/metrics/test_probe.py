@@ -149,6 +149,12 @@ def test_two_rows_and_constant_features_have_values() -> None:
     assert measured(constant, constant)["tstr"].value == 0.5
 
 
+def test_nearly_as_many_classes_as_rows_are_learnt_without_a_word() -> None:
+    rng = np.random.default_rng(14)
+    rows, labels = rng.standard_normal((40, 60)), np.arange(40) % 30
+    assert measured((rows, labels), (rows, labels))["tstr"].value > 0.9
+
+
 def test_scale_and_offset_change_nothing() -> None:
     rng = np.random.default_rng(7)
     (real, labels), (synth, made) = samples(rng, 80, noise=2), samples(rng, 80, noise=2)
