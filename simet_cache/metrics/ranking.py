@@ -180,6 +180,7 @@ def _compared(
         return {}, [], dict.fromkeys(others, f"{first} has no interval: {why}")
     differences, separated, open_ = dict[str, Difference](), list[str](), dict[str, str]()
     joint = joint_level(level, len(order))
+    within = f"the interval of the difference holds 0, at {100 * level:.6g}% for all {len(order)} sets together"
     other: MetricValue | None
     for name in others:
         other = None  # given up before the next is read, as its noise is large
@@ -192,7 +193,7 @@ def _compared(
         if differences[name].better == "first" and not _enough(other, metric, joint):
             separated.append(name)
         else:
-            open_[name] = f"the interval of the difference holds 0, at {100 * level:.6g}% for all {len(order)} sets together"
+            open_[name] = within
     return differences, separated, open_
 
 
