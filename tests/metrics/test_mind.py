@@ -77,7 +77,7 @@ def test_rows_that_were_made_by_the_same_seed_are_not_the_directions() -> None:
     rows = np.random.default_rng(0).standard_normal((30, 3000))
     other = np.random.default_rng(1).standard_normal((30, 3000))
     same = value(rows, other, directions=30, seed=0)
-    assert same == pytest.approx(value(rows, other, directions=30, seed=7), rel=0.2)
+    assert 0.5 < same / value(rows, other, directions=30, seed=7) < 2  # it was 500 times as much
 
 
 def test_round_gaussians_are_three_times_as_far_apart_as_their_frechet_distance() -> None:
