@@ -62,10 +62,15 @@ class Cut:
         return self.deals * (self.parts - 1)
 
     def of_rows(self, rows: int, seed: int) -> Iterator[list[Indices]]:
-        """The parts of each deal."""
+        """The parts of each deal.
+
+        Where a synthetic set is many times as large as a small reference, its halves would be no less work than it is:
+        some of its rows are left out of each deal.
+        """
         rng = np.random.default_rng([seed, rows])
+        most = rows if self.deals == 1 else self.parts * PLAIN_ROWS
         for _ in range(self.deals):
-            order = rng.permutation(rows)
+            order = rng.permutation(rows)[:most]
             yield [np.sort(order[start :: self.parts]) for start in range(self.parts)]
 
 
@@ -100,12 +105,12 @@ def block_noise(
         cut = Cut.of(len(real))
         found = _plain_parts(small, cut, real=real, synth=synth, seed=seed)
         if found is None:
-            cut, found = Cut(), _parts(small, values_of, real=real, synth=synth, seed=seed)
+            found = _parts(small, values_of, cut, real=real, synth=synth, seed=seed)
         noises |= {name: _noise(value, found[name], cut) for name, value in small.items()}
     others = {name: value for name, value in whole.items() if name not in small}
     if others:
         try:
-            parts = _parts(others, values_of, real=real, synth=synth, seed=seed)
+            parts = _parts(others, values_of, Cut(), real=real, synth=synth, seed=seed)
         except MetricError as error:
             return noises | dict.fromkeys(others, f"there is no value on one of {BLOCKS} parts of the sets ({error})")
         noises |= {name: _noise(value, parts[name], Cut()) for name, value in others.items()}
@@ -116,10 +121,10 @@ def _plain_parts(
     whole: Mapping[str, MetricValue], cut: Cut, *, real: Summaries, synth: Summaries, seed: int
 ) -> dict[str, list[list[Part]]] | None:
     """What each metric finds on the parts of each deal; None where parts are too large, or rounding would decide."""
-    largest = -(-max(len(real), len(synth)) // cut.parts)
-    if largest > PLAIN_ROWS:
+    if cut.deals == 1 and max(len(real), len(synth)) > cut.parts * PLAIN_ROWS:
         return None
-    shared = Distances.of(real.features, synth.features) if cut.deals > cut.parts else None  # fewer than all the parts'
+    together = cut.deals > cut.parts and len(synth) <= cut.parts * PLAIN_ROWS  # is less work than every part by itself
+    shared = Distances.of(real.features, synth.features) if together else None
     found: dict[str, list[list[Part]]] = {name: [] for name in whole}
     for dealt in zip(cut.of_rows(len(real), seed), cut.of_rows(len(synth), seed), strict=True):
         for values in found.values():
@@ -129,7 +134,7 @@ def _plain_parts(
                 part = Distances.of(real.features[rows], synth.features[others])
             else:
                 part = shared.part(rows, others)
-            if not part.are_exact_enough:
+            if not part.exact_enough:
                 return None
             for name, value in whole.items():
                 found[name][-1].append(plain.VALUES[name](part, int(value.parameters["k"])))
@@ -139,16 +144,21 @@ def _plain_parts(
 def _parts(
     whole: Mapping[str, MetricValue],
     values_of: Callable[..., Mapping[str, MetricValue]],
+    cut: Cut,
     *,
     real: Summaries,
     synth: Summaries,
     seed: int,
 ) -> dict[str, list[list[Part]]]:
-    """The same of one deal, through the metrics themselves."""
-    cut = Cut()
-    (dealt,) = zip(cut.of_rows(len(real), seed), cut.of_rows(len(synth), seed), strict=True)
-    values = [values_of(real=real.part(rows), synth=synth.part(others)) for rows, others in zip(*dealt, strict=True)]
-    return {name: [[_part(each[name]) for each in values]] for name in whole}
+    """The same through the metrics themselves."""
+    found: dict[str, list[list[Part]]] = {name: [] for name in whole}
+    for dealt in zip(cut.of_rows(len(real), seed), cut.of_rows(len(synth), seed), strict=True):
+        values = [
+            values_of(real=real.part(rows), synth=synth.part(others)) for rows, others in zip(*dealt, strict=True)
+        ]
+        for name, parts in found.items():
+            parts.append([_part(each[name]) for each in values])
+    return found
 
 
 def _part(value: MetricValue) -> Part:

@@ -17,7 +17,8 @@ from simet_cache.metrics.neighbours import clipped_squared
 from simet_cache.metrics.rows import Features, Floats, mean
 
 ROUNDING = 1e-12  # of the squared lengths: squared distances below it are those of equal rows
-FELT = 1e-3  # of the median squared distance to the nearest row: so much rounding decides what balls hold
+FELT = 1e-3  # of a squared distance: so much rounding decides what balls hold
+TRUSTED = 0.99  # of the rows must be at the distance of their nearest one that they are said to be
 
 Indices = NDArray[np.intp]
 
@@ -43,13 +44,13 @@ class Distances:
         real: Of the real rows, shape (N, N); infinite for a row with itself.
         synth: Of the synthetic rows, shape (M, M), likewise.
         across: Of real rows with synthetic ones, shape (N, M).
-        rounding: How far they can be off.
+        exact_enough: Whether balls are decided by the rows, and not by rounding, as when one is far from the others.
     """
 
     real: Floats
     synth: Floats
     across: Floats
-    rounding: float
+    exact_enough: bool
     _reaches: dict[tuple[str, int], Floats] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -61,8 +62,8 @@ class Distances:
         within = [_squared(rows, rows, length, length) for rows, length in zip(sides, lengths, strict=True)]
         for matrix in within:
             np.fill_diagonal(matrix, np.inf)
-        largest = max(float(length.max()) for length in lengths)
-        return cls(*within, _squared(*sides, *lengths), ROUNDING * largest)
+        exact_enough = all(_agrees(matrix, rows) for matrix, rows in zip(within, sides, strict=True))
+        return cls(*within, _squared(*sides, *lengths), exact_enough)
 
     def part(self, rows: Indices, others: Indices) -> Distances:
         """Those of some real and some synthetic rows."""
@@ -70,14 +71,7 @@ class Distances:
             matrix[np.ix_(i, j)]
             for matrix, i, j in ((self.real, rows, rows), (self.synth, others, others), (self.across, rows, others))
         )
-        return Distances(*picked, self.rounding)
-
-    @property
-    def are_exact_enough(self) -> bool:
-        """Whether balls are decided by the rows, and not by the rounding of rows far from the others."""
-        nearest = [self.reach(side, 1) for side in ("real", "synth")]
-        typical = [float(np.median(reach[reach > 0])) for reach in nearest if (reach > 0).any()]
-        return not typical or self.rounding <= FELT * min(typical)
+        return Distances(*picked, self.exact_enough)
 
     def reach(self, side: str, k: int) -> Floats:
         """Squared distance of each row of one set to its k-th nearest other one."""
@@ -95,6 +89,14 @@ def _squared(left: Floats, right: Floats, ours: Floats, theirs: Floats) -> Float
     found += theirs
     found[found <= ROUNDING * np.add.outer(ours, theirs)] = 0.0
     return np.asarray(found)
+
+
+def _agrees(squared: Floats, rows: Floats) -> bool:
+    """Whether squared distances to nearest rows are those of the rows' differences."""
+    nearest = squared.argmin(axis=1)
+    exact = ((rows - rows[nearest]) ** 2).sum(axis=1)
+    found = squared[np.arange(len(rows)), nearest]
+    return bool((abs(found - exact) <= FELT * exact).mean() >= TRUSTED)
 
 
 def _mean(scores: NDArray[np.generic]) -> Part:
