@@ -27,7 +27,6 @@ from simet_cache.metrics import plain
 from simet_cache.metrics.clipped import steepness
 from simet_cache.metrics.metric import MetricValue, Noise
 from simet_cache.metrics.plain import Distances, Part
-from simet_cache.metrics.rows import Floats
 from simet_cache.metrics.summaries import Summaries
 
 BLOCKS = 10

@@ -138,11 +138,11 @@ def _freedom(variance: float, *influences: Floats) -> float:
     never less than that of Gaussian ones. Half of them count: a value that is low because the rows that would raise it
     were not drawn has a small variance, too.
     """
-    if variance == 0:
-        return np.inf
-    shares = [float(values.var(ddof=1)) / len(values) / variance for values in influences]
-    uncertain = [max(_kurtosis(values) - 1, 2.0) / len(values) for values in influences]
-    return max(1 / sum(share**2 * each for share, each in zip(shares, uncertain, strict=True)), 1.0)
+    uncertain = 0.0
+    for values in influences if variance > 0 else ():
+        share = float(values.var(ddof=1)) / len(values) / variance
+        uncertain += share**2 * max(_kurtosis(values) - 1, 2.0) / len(values)
+    return max(1 / uncertain, 1.0) if uncertain > 0 else np.inf
 
 
 def _kurtosis(values: Floats) -> float:
@@ -408,7 +408,7 @@ def tried(left: Side, right: Side) -> Trial:
 class Trial:
     """The kernel of some rows of two sets, or of one, drawn at random, in float32 and in float64.
 
-    Evenly spaced rows do not stand for all of them: in sets that are saved class by class in turn they are of one class.
+    Evenly spaced rows do not stand for all of them: where a set is saved class by class in turn, they are of one class.
     The seed is fixed, so that a set has one value.
 
     What float32 tiles get wrong depends on the rows and hardly averages out where many are alike. What is found on some

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,19 +60,24 @@ class Distances:
         centre = mean(real)
         sides = [np.subtract(rows, centre, dtype=np.float64) for rows in (real, synth)]
         lengths = [np.einsum("ij,ij->i", rows, rows) for rows in sides]
-        within = [_squared(rows, rows, length, length) for rows, length in zip(sides, lengths, strict=True)]
-        for matrix in within:
+        ours, theirs = (_squared(rows, rows, length, length) for rows, length in zip(sides, lengths, strict=True))
+        for matrix in (ours, theirs):
             np.fill_diagonal(matrix, np.inf)
-        exact_enough = all(_agrees(matrix, rows) for matrix, rows in zip(within, sides, strict=True))
-        return cls(*within, _squared(*sides, *lengths), exact_enough)
+        return cls(
+            real=ours,
+            synth=theirs,
+            across=_squared(*sides, *lengths),
+            exact_enough=_agrees(ours, sides[0]) and _agrees(theirs, sides[1]),
+        )
 
     def part(self, rows: Indices, others: Indices) -> Distances:
         """Those of some real and some synthetic rows."""
-        picked = (
-            matrix[np.ix_(i, j)]
-            for matrix, i, j in ((self.real, rows, rows), (self.synth, others, others), (self.across, rows, others))
+        return Distances(
+            real=self.real[np.ix_(rows, rows)],
+            synth=self.synth[np.ix_(others, others)],
+            across=self.across[np.ix_(rows, others)],
+            exact_enough=self.exact_enough,
         )
-        return Distances(*picked, self.exact_enough)
 
     def reach(self, side: str, k: int) -> Floats:
         """Squared distance of each row of one set to its k-th nearest other one."""
@@ -99,7 +105,7 @@ def _agrees(squared: Floats, rows: Floats) -> bool:
     return bool((abs(found - exact) <= FELT * exact).mean() >= TRUSTED)
 
 
-def _mean(scores: NDArray[np.generic]) -> Part:
+def _mean(scores: Any) -> Part:
     return Part(float(scores.mean()), float(scores.var()) / len(scores))
 
 
