@@ -24,30 +24,68 @@ GOOD = 0.92, 0.98
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # what makes a metric quick and leaves the way to its interval as it is
 QUICK: dict[str, dict[str, Any]] = {"roc_auc": {"classifier": "logistic"}, "mind": {"directions": 32}}
-# what it is called: the number of features, and how the synthetic set differs from the real one
-SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
-    "2, shifted": (2, {"shift": 0.7}),
-    "8, equal": (8, {}),
-    "8, mode dropped": (8, {"modes": 3}),
-    "64, shifted": (64, {"shift": 0.7}),
+
+
+def rows(rng: np.random.Generator, *, width: int, modes: int = 4, shift: float = 0.0) -> tuple[Any, Any]:
+    """Rows of overlapping Gaussians, equally likely, with the number of its Gaussian as the label of each."""
+    labels = rng.integers(modes, size=ROWS)
+    centres = np.zeros((4, width))
+    centres[range(4), [0, 0, 1, 1]] = 2.0, -2.0, 2.0, -2.0
+    features = rng.standard_normal((ROWS, width)) + centres[labels]
+    features[:, 0] += shift
+    return features, labels
+
+
+KINDS, INNER, WIDTH, DEAD = 20, 20, 128, 4
+
+
+def like_features(
+    rng: np.random.Generator, *, count: int = ROWS, kinds: int = KINDS, blurred: bool = False
+) -> tuple[Any, Any]:
+    """Rows like the features that networks give photographs.
+
+    They are nowhere negative, of many kinds with few rows of each, vary in about twenty directions, most of them
+    little, and some features are dead.
+    """
+    always = np.random.default_rng(20)
+    centres = always.standard_normal((KINDS, INNER))
+    mixing = always.standard_normal((INNER, WIDTH)) / np.sqrt(np.arange(1, INNER + 1))[:, None]
+    middle = always.standard_normal(WIDTH)
+    labels = rng.integers(kinds, size=count)
+    inner = centres[labels] + 0.7 * rng.standard_normal((count, INNER))
+    if blurred:
+        inner *= 0.85
+        inner[:, :3] += 0.5
+    features = np.maximum(inner @ mixing + middle + 0.2 * rng.standard_normal((count, WIDTH)), 0.0)
+    features[:, :DEAD] = 0.0
+    return features, labels % 4
+
+
+# what it is called: what makes the rows, and how the synthetic set differs from the real one
+SETTINGS: dict[str, tuple[Callable[..., tuple[Any, Any]], dict[str, Any]]] = {
+    "2, shifted": (partial(rows, width=2), {"shift": 0.7}),
+    "8, equal": (partial(rows, width=8), {}),
+    "8, mode dropped": (partial(rows, width=8), {"modes": 3}),
+    "64, shifted": (partial(rows, width=64), {"shift": 0.7}),
+    "like features, equal": (like_features, {}),
+    "like features, kinds dropped": (like_features, {"kinds": 16}),
+    "like features, blurred": (like_features, {"blurred": True}),
+    "like features, blurred, 100 rows": (partial(like_features, count=100), {"blurred": True}),
 }
 # the same of two synthetic sets that are compared
-PAIRS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "8, shifted and shifted alike": (8, {"shift": 0.7}, {"shift": 0.7}),
+PAIRS: dict[str, tuple[Callable[..., tuple[Any, Any]], dict[str, Any], dict[str, Any]]] = {
+    "8, shifted and shifted alike": (partial(rows, width=8), {"shift": 0.7}, {"shift": 0.7}),
+    "like features, equal": (like_features, {}, {}),
+    "like features, kinds dropped alike": (like_features, {"kinds": 16}, {"kinds": 16}),
 }
 
 Found = dict[str, tuple[float, float, float]]  # of each metric: what was measured, and the ends of its interval
 
 
-def rows(rng: np.random.Generator, width: int, *, modes: int = 4, scale: float = 1.0, shift: float = 0.0) -> Any:
-    """Rows of overlapping Gaussians, equally likely, with the number of its Gaussian as the label of each."""
+def made(make: Callable[..., tuple[Any, Any]], rng: np.random.Generator, **differing: Any) -> Any:
     from simet_cache.metrics import Summaries
 
-    labels = rng.integers(modes, size=ROWS)
-    centres = np.zeros((4, width))
-    centres[range(4), [0, 0, 1, 1]] = 2.0, -2.0, 2.0, -2.0
-    features = scale * (rng.standard_normal((ROWS, width)) + centres[labels])
-    features[:, 0] += shift
+    features, labels = make(rng, **differing)
     return Summaries(features, labels=labels, device="cpu")
 
 
@@ -60,19 +98,19 @@ def values_of(real: Any, synth: Any, seed: int) -> Any:
 
 
 def measure(name: str, repetition: int) -> Found:
-    width, differing = SETTINGS[name]
+    make, differing = SETTINGS[name]
     rng = np.random.default_rng([repetition, *name.encode()])
-    values = values_of(rows(rng, width), rows(rng, width, **differing), repetition)
+    values = values_of(made(make, rng), made(make, rng, **differing), repetition)
     return {metric: (value.value, value.interval.low, value.interval.high) for metric, value in values.items()}
 
 
 def compare(name: str, repetition: int) -> Found:
     from simet_cache.metrics import difference_of
 
-    width, *both = PAIRS[name]
+    make, *both = PAIRS[name]
     rng = np.random.default_rng([repetition, *name.encode()])
-    real = rows(rng, width)
-    first, second = (values_of(real, rows(rng, width, **differing), repetition) for differing in both)
+    real = made(make, rng)
+    first, second = (values_of(real, made(make, rng, **differing), repetition) for differing in both)
     found = {metric: difference_of(first[metric], second[metric], level=LEVEL) for metric in first.keys() & second}
     return {metric: (each.value, each.interval.low, each.interval.high) for metric, each in found.items()}
 
@@ -126,8 +164,9 @@ def run() -> str:
     bar = f"{100 * GOOD[0]:.0f} to {100 * GOOD[1]:.0f}"
     said = (
         f"Share, in percent, of {REPETITIONS} repetitions whose {100 * LEVEL:.0f}% interval held the truth: the "
-        f"expectation of the metric at N = M = {ROWS} rows. Rows are drawn from four overlapping Gaussians; columns "
-        "name the number of features, and how the synthetic set differs. "
+        f"expectation of the metric at N = M = {ROWS} rows. Rows are of four overlapping Gaussians, or are like "
+        f"the features of photographs ({WIDTH} features, {KINDS} kinds); columns name the number of features, and how "
+        "the synthetic set differs. "
         f"Bar: {bar}; what is outside of it is bold. A dash: no value, or no interval.",
         table(single),
         verdict(single),

@@ -28,6 +28,7 @@ from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import Rows, Tile, opened, read_all
 
 TIED_ROWS = 4096  # that are counted at once
+STEP = 0.005  # of a share, over which the steepness of its calibration is taken
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,13 @@ def expected_coverage(*, n_real: int, n_synth: int, k: int) -> Floats:
         others = np.maximum(n_real - k + m - held - 1, 1)  # it is below 1 only where the next probability is 0
         probability = probability * (m - held) * (k + held) / ((held + 1) * others)
     return np.maximum.accumulate(1 - missing)
+
+
+def steepness(uncalibrated: float, *, n_real: int, n_synth: int, k: int) -> float:
+    """How much clipped coverage grows with what it is before it is calibrated, at sets of these sizes."""
+    expected = expected_coverage(n_real=n_real, n_synth=n_synth, k=k)
+    low, high = (_inverted(expected, uncalibrated + step) for step in (-STEP, STEP))
+    return (high - low) / (2 * STEP) / n_synth
 
 
 def _inverted(expected: Floats, found: float) -> float:

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import Rows, Tensor, Tile, multiplied, opened, read_all
 
-SAMPLED = 512  # rows of a set, evenly spaced, on which the error of float32 and the kernel's variance are measured
+SAMPLED = 512  # rows of a set on which the error of float32 and the kernel's variance are measured
 SMALL = 2**32  # products up to here are float64: trying whether float32 would do takes as long
 TOLERANCE = 1e-6  # largest error of a mean that float32 may make, in standard errors of the value for equal sources
 LARGEST_TRIAL = 1 / 6  # of the rows: a thirty-sixth of the pairs
@@ -36,6 +37,8 @@ ROUNDING = 8 * sys.float_info.epsilon  # of sums of as many terms as there are, 
 PAIRED_ROWS = 2048
 FELT = 1e-3  # of the value: rounding beyond it is told
 FEW_ROWS = 100  # below, the value is mostly noise
+
+Indices: TypeAlias = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def noise(*, real: Summarised[Within], synth: Summarised[Within], joint: Across)
     The first order is the variance of each row's influence. Estimated influences are means over finite sets, and vary
     by more than the true ones: their variance holds the second order twice. What is too much is taken away without
     bias. (Sutherland et al. 2017, "Generative models and model criticism via optimized maximum mean discrepancy",
-    https://arxiv.org/abs/1611.04488, section 3; Bounliphone et al. 2016, https://arxiv.org/abs/1511.04581.)
+    https://arxiv.org/abs/1611.04488, section 3; Bounliphone et al. 2016, https://arxiv.org/abs/1511.04581.) Of few rows
+    that variance is itself uncertain, so that quantiles are Student's.
     """
     n, m = len(real.features), len(synth.features)
     shared, influence = 2 * (real.summary.rows - joint.real), 2 * (synth.summary.rows - joint.synth)
@@ -118,12 +122,34 @@ def noise(*, real: Summarised[Within], synth: Summarised[Within], joint: Across)
     own = 2 * synth.summary.spread**2 / (m * (m - 1))
     surplus = 2 * real.summary.spread**2 / (n * (n - 1))
     between = 4 * joint.spread**2 / (n * m)
-    return Noise(
+    found = Noise(
         shared=shared - shared.mean(),
         count=n,
         own=max(float(influence.var(ddof=1)) / m - own - between, own),
         surplus=min(surplus, float(shared.var(ddof=1)) / n / 2),
     )
+    return replace(found, freedom=_freedom(found.variance, shared, influence))
+
+
+def _freedom(variance: float, *influences: Floats) -> float:
+    """Degrees of freedom of a variance that was found from the variances of these means.
+
+    Satterthwaite's (1946), where each is as uncertain as its kurtosis says, since few large influences decide it, and
+    never less than that of Gaussian ones. Half of them count: a value that is low because the rows that would raise it
+    were not drawn has a small variance, too.
+    """
+    uncertain = 0.0
+    for values in influences if variance > 0 else ():
+        share = float(values.var(ddof=1)) / len(values) / variance
+        uncertain += share**2 * max(_kurtosis(values) - 1, 2.0) / len(values)
+    return max(1 / uncertain, 1.0) if uncertain > 0 else np.inf
+
+
+def _kurtosis(values: Floats) -> float:
+    centred = values - values.mean()
+    centred /= float(abs(centred).max()) or 1.0  # fourth powers may be more than a float holds
+    square = float((centred**2).mean())
+    return float((centred**4).mean()) / square**2 if square > 0 else 0.0
 
 
 def _warnings(real: Summarised[Within], synth: Summarised[Within], joint: Across) -> tuple[str, ...]:
@@ -156,7 +182,7 @@ class Side:
         width = int(rows.features.shape[1])
         return cls(rows, (rows.along + _constant(rows)) / width, width * rows.scale**2)
 
-    def powers(self, part: slice, kind: torch.dtype) -> Tensor:
+    def powers(self, part: slice | Indices, kind: torch.dtype) -> Tensor:
         """1, the shift and its square, shape (3, n)."""
         shift = self.shift[part]
         with np.errstate(over="ignore"):
@@ -364,6 +390,13 @@ def pair_by_pair(left: Side, right: Side) -> tuple[Floats, Floats, float]:
     return by_row, by_column, ROUNDING * reach
 
 
+def _drawn(rows: int, sampled: int, seed: int) -> slice | Indices:
+    """Some rows at random, in order; all where they are hardly more."""
+    if rows < 2 * sampled:
+        return slice(0, rows)
+    return np.sort(np.random.default_rng([seed, rows]).choice(rows, sampled, replace=False))
+
+
 def tried(left: Side, right: Side) -> Trial:
     """A trial of as many rows as can tell whether float32 will do, where that is no great part of the work."""
     trial = Trial(left, right, SAMPLED)
@@ -373,7 +406,10 @@ def tried(left: Side, right: Side) -> Trial:
 
 
 class Trial:
-    """The kernel of some rows of two sets, or of one, evenly spaced, in float32 and in float64.
+    """The kernel of some rows of two sets, or of one, drawn at random, in float32 and in float64.
+
+    Evenly spaced rows do not stand for all of them: where a set is saved class by class in turn, they are of one class.
+    The seed is fixed, so that a set has one value.
 
     What float32 tiles get wrong depends on the rows and hardly averages out where many are alike. What is found on some
     rows is taken off the mean over all; what that leaves is told by how much the rows' errors vary.
@@ -388,7 +424,8 @@ class Trial:
     def __init__(self, left: Side, right: Side, sampled: int) -> None:
         """Compute both."""
         self.sides = left, right
-        self.parts = [slice(None, None, max(1, len(side.rows) // sampled)) for side in (left, right)]
+        part = _drawn(len(left.rows), sampled, 0)
+        self.parts = [part, part if left is right else _drawn(len(right.rows), sampled, 1)]
         wide = self._products(torch.float64)
         shifts = left.shift[self.parts[0]][:, None] + right.shift[self.parts[1]]
         base = wide.cpu().numpy() / left.unit + shifts

@@ -86,11 +86,17 @@ class Rows:
         self.squared *= (scale / self.scale) ** 2
         self.scale = scale
 
-    def moved(self, part: slice) -> Floats:
+    def moved(self, part: slice | NDArray[np.intp]) -> Floats:
         """Some rows, moved but not scaled."""
         return np.asarray(np.subtract(self.features[part], self.centre, dtype=np.float64))
 
-    def block(self, part: slice, kind: torch.dtype, kept: dict[str, Tensor] | None = None, name: str = "") -> Tensor:
+    def block(
+        self,
+        part: slice | NDArray[np.intp],
+        kind: torch.dtype,
+        kept: dict[str, Tensor] | None = None,
+        name: str = "",
+    ) -> Tensor:
         """Some rows, moved and scaled, as tiles multiply them; in memory that is ``kept`` by a name, if any."""
         rows = self.features[part]
         moved = _memory({} if kept is None else kept, name, rows.shape, kind, torch.device("cpu"))

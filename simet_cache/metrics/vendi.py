@@ -16,6 +16,10 @@ from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats
 from simet_cache.metrics.unit import unit_blocks
 
+FEWEST_ROWS = 50  # for a standard error: of 20 rows it was half of what it is
+ROWS_A_DIRECTION = 1.5
+NEAR_LARGEST = 0.98
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -61,21 +65,30 @@ def compare(*, real: Summarised[None], synth: Summarised[Spectrum]) -> Outcome:
     return Outcome(float(np.exp(synth.summary.entropy)), few)
 
 
-def noise(*, real: Summarised[None], synth: Summarised[Spectrum]) -> Noise:
+def noise(*, real: Summarised[None], synth: Summarised[Spectrum]) -> Noise | str:
     """The delta method: a row x moves the entropy of the second moment C by -x' log(C) x - H.
 
-    It holds where the rows outnumber the features: with fewer, a new row brings a direction of its own.
+    That is its variance about known directions. They are found from the same rows, and the value says how many of them:
+    the variance is the larger by rows / (rows - value), as with the parameters of a regression. It does not hold for
+    very few rows, nor near the largest value, where no row can move it by itself.
     """
     del real
+    rows, width = synth.features.shape
+    score = float(np.exp(synth.summary.entropy))
+    if rows < FEWEST_ROWS:
+        return f"it needs {FEWEST_ROWS} synthetic rows; synth has {rows}"
+    if rows < ROWS_A_DIRECTION * score:
+        return f"it needs {ROWS_A_DIRECTION:g} rows for each of its directions; synth has {rows} for {score:.1f}"
+    if score > NEAR_LARGEST * min(rows, width):
+        return f"the value is next to {min(rows, width)}, the largest that there can be"
     values, vectors = np.linalg.eigh(_moment(synth.features))
     logarithm = _logarithm(values)
-    rows, width = synth.features.shape
     if rows < width:  # the eigenvectors are those of K/n
         influence = -(vectors**2) @ (rows * np.maximum(values, 0.0) * logarithm)
     else:
         influence = np.concatenate([-((unit @ vectors) ** 2 @ logarithm) for unit in unit_blocks(synth.features)])
-    moved = np.exp(synth.summary.entropy) * influence
-    return Noise(shared=np.empty(0), count=1, own=float(moved.var(ddof=1)) / rows)
+    moved = score * influence
+    return Noise(shared=np.empty(0), count=1, own=float(moved.var(ddof=1)) / (rows - score))
 
 
 def _moment(features: Features) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
 from simet_cache.metrics import Summarised, evaluate, vendi
+from simet_cache.metrics.metric import Noise
 
 Floats = NDArray[np.float64]
 
@@ -118,10 +119,46 @@ def test_noise_is_the_variance_of_repetitions(n: int, width: int) -> None:
 
 def test_noise_is_the_same_from_both_matrices() -> None:
     """Zero columns appended make the rows fewer than the features without changing a cosine."""
-    synth = np.random.default_rng(8).standard_normal((30, 5))
-    wide = np.pad(synth, ((0, 0), (0, 40)))
-    found = [
-        vendi.noise(real=Summarised(rows, None), synth=Summarised(rows, vendi.summarise(rows))).variance
-        for rows in (synth, wide)
-    ]
+    synth = np.random.default_rng(8).standard_normal((60, 5)) * np.arange(1, 6)
+    wide = np.pad(synth, ((0, 0), (0, 80)))
+    found = [noise(rows).variance for rows in (synth, wide)]
     assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def noise(synth: Floats) -> Noise:
+    found = vendi.noise(real=Summarised(synth, None), synth=Summarised(synth, vendi.summarise(synth)))
+    assert isinstance(found, Noise)
+    return found
+
+
+def like_features(rng: np.random.Generator, n: int, width: int) -> Floats:
+    """Rows whose spread falls slowly from one feature to the next: about as many directions as fit into the rows."""
+    return np.asarray(rng.standard_normal((n, width)) / np.sqrt(np.arange(1, width + 1)))
+
+
+@pytest.mark.parametrize(("n", "width"), [(50, 128), (100, 128), (200, 64)])
+def test_intervals_of_few_rows_for_each_direction_hold_the_mean_over_repetitions(n: int, width: int) -> None:
+    rng = np.random.default_rng(10)
+    sets = [like_features(rng, n, width) for _ in range(150)]
+    found = [evaluate(real=np.ones((2, width)), synth=synth, metrics=["vendi"], intervals=True) for synth in sets]
+    truth = np.mean([each["vendi"].value for each in found])
+    ends = [each["vendi"].interval for each in found]
+    assert 0.91 <= np.mean([end.low <= truth <= end.high for end in ends]) <= 0.995  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("synth", "sentence"),
+    [
+        (like_features(np.random.default_rng(0), 2, 8), "it needs 50 synthetic rows; synth has 2"),
+        (like_features(np.random.default_rng(0), 49, 8), "it needs 50 synthetic rows; synth has 49"),
+        (np.random.default_rng(0).standard_normal((60, 400)), "it needs 1.5 rows for each of its directions; synth"),
+        (np.random.default_rng(0).standard_normal((900, 2)), "the value is next to 2, the largest that there can be"),
+        (np.ones((90, 1)), "the value is next to 1, the largest that there can be"),
+    ],
+)
+def test_where_no_standard_error_is_known_to_hold_there_is_no_interval_but_a_reason(
+    synth: Floats, sentence: str
+) -> None:
+    found = evaluate(real=synth, synth=synth, metrics=["vendi"], intervals=True)["vendi"]
+    assert found.interval is None
+    assert found.warnings[-1].startswith(f"no interval: {sentence}")
