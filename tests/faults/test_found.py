@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simet_cache import locks
+from simet_cache.holders import Holder
 from simet_cache.store import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +59,10 @@ def test_a_fork_while_entries_change_keeps_them_locked(tmp_path):
     """os.close does not let go of a flock that a forked child shares, like a DataLoader's worker."""
     code = """
 import os, sys, threading
+from dataclasses import replace
 from pathlib import Path
 from simet_cache import locks
+from simet_cache.holders import Holder
 folder = Path(sys.argv[1])
 with locks.changing(folder):
     child = os.fork()
@@ -193,7 +196,7 @@ def test_a_dead_holders_note_is_no_fact(tmp_path, monkeypatch, caplog):
     dead.wait()
     (tmp_path / "locks").mkdir()
     note = tmp_path / "locks" / f"{KEY}.holder"
-    note.write_text(json.dumps({**locks._myself(), "process": f"process {dead.pid} on {locks.socket.gethostname()}"}))
+    note.write_bytes(replace(Holder.myself(), pid=dead.pid).note())
     monkeypatch.setattr(locks, "_PATIENCE", 0.05)
 
     def full(*_):
@@ -314,6 +317,7 @@ def test_a_child_that_is_forked_while_a_thread_notes_a_use_does_not_hang(tmp_pat
 import os, sys, threading
 import numpy as np
 from simet_cache import locks
+from simet_cache.holders import Holder
 from simet_cache.store import FeatureStore
 store = FeatureStore(sys.argv[1])
 store.put("0" * 32, np.ones((2, 2)))

@@ -34,7 +34,7 @@ def started(what: str, folder: Path, stride: int = 1) -> Iterator[subprocess.Pop
     ("what", "stride"),
     [
         ("putting_together", 17),
-        ("a_run", 61),
+        ("a_run", 41),
         pytest.param("putting_together", 1, marks=pytest.mark.slow),
         pytest.param("a_run", 1, marks=pytest.mark.slow),
     ],

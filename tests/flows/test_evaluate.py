@@ -223,7 +223,7 @@ class TestFlow:
         printed = capsys.readouterr().out
         assert "FAIL max_copies" in printed
         assert "restraint broken: a: copies of real rows are 1 (max_copies 0)" in printed
-        assert "possible leakage: 1 of 12 synthetic rows equal a real one (a)" in printed
+        assert "possible leakage: copies of real rows, so that no ranking has these sets: a (1 of 12 rows)" in printed
         assert evaluated({**config, "restraints": {"max_copies": {"upper_bound": 1}}}).is_completed()
 
     def test_a_run_that_measured_nothing_leaves_the_good_results_alone(
