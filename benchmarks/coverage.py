@@ -164,13 +164,8 @@ def run() -> str:
     bar = f"{100 * GOOD[0]:.0f} to {100 * GOOD[1]:.0f}"
     said = (
         f"Share, in percent, of {REPETITIONS} repetitions whose {100 * LEVEL:.0f}% interval held the truth: the "
-<<<<<<< HEAD
-        f"expectation of the metric at N = M = {ROWS} rows. Rows are of four overlapping Gaussians, or are like "
-        f"the features of photographs ({WIDTH} features, {KINDS} kinds); columns name the number of features, and how "
-=======
         f"expectation of the metric at N = M = {ROWS} rows. Rows are drawn from four overlapping Gaussians, or like "
         f"features of photographs ({WIDTH} features, {KINDS} kinds); columns name the number of features, and how "
->>>>>>> h/neighbours
         "the synthetic set differs. "
         f"Bar: {bar}; what is outside of it is bold. A dash: no value, or no interval.",
         table(single),
