@@ -302,7 +302,7 @@ def sides_of(pair: Pair, real: Features, synth: Features, *, seed: int) -> tuple
             over = pair.product.T if sign > 0 else pair.product
             mapped, power = spectra.product(mapped, over, device=pair.device), 1.5
         mapped = spectra.product(mapped, vectors / values**power, device=pair.device)
-        found.append(_side(sample, rows, mapped, sign * shift, values, pair.device))
+        found.append(_side(sample, rows, mapped, shift=sign * shift, values=values, device=pair.device))
     return found[0], found[1]
 
 
@@ -389,7 +389,7 @@ def _times_factor(rows: Floats, gaussian: Gaussian, device: str) -> Floats:
     return spectra.product(rows, gaussian.factor.T, device=device)
 
 
-def _side(sample: Sample, rows: Floats, mapped: Floats, shift: Floats, values: Floats, device: str) -> Side:
+def _side(sample: Sample, rows: Floats, mapped: Floats, *, shift: Floats, values: Floats, device: str) -> Side:
     """What rows do, given also their coordinates in a basis in which P is diagonal, where the variances are ``values``.
 
     The coordinates' squares add up to the quadratic form of the optimal map to the other side.
