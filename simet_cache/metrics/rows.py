@@ -135,9 +135,13 @@ def slices(count: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
+def cached_rows(features: Features) -> int:
+    """How many rows of ``features`` are so few that what is made of them elementwise stays in the processor's cache."""
+    return max(1, CACHED_ELEMENTS // int(features.shape[1]))
+
+
 def _cached_parts(features: Features) -> Iterator[Features]:
-    """Consecutive rows, so few that what is made of them elementwise stays in the processor's cache."""
-    return (features[part] for part in slices(len(features), max(1, CACHED_ELEMENTS // int(features.shape[1]))))
+    return (features[part] for part in slices(len(features), cached_rows(features)))
 
 
 def block_rows(features: Features) -> int:
