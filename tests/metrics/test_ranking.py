@@ -104,6 +104,16 @@ def test_unequal_counts_are_left_out_where_they_matter() -> None:
     assert ranked(**values).left_out == {}
 
 
+@pytest.mark.parametrize("metric", ["fd_unbiased", "fd_infinity"])
+def test_no_set_is_separated_by_its_row_count_alone(metric: str) -> None:
+    """With 2 rows for each feature, corrections of 200 and of 1,000 rows leave 0 and -3, or 11 and 14."""
+    rng = np.random.default_rng(12)
+    drawn = {"few": rng.standard_normal((200, 100)), "many": rng.standard_normal((1000, 100))}
+    found = rank(real=rng.standard_normal((200, 100)), synths=drawn, metrics=[metric])[metric]
+    assert (found.separated, found.best) == ((), None)
+    assert len(found.left_out) == 1
+
+
 def test_nothing_is_best_where_more_is_not_better() -> None:
     vendi = {name: of(value, metric="vendi", direction="higher") for name, value in (("a", 1.0), ("b", 99.0))}
     found = ranked(metric="vendi", **vendi)
