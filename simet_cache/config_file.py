@@ -72,8 +72,10 @@ def _absolute(source: Source, tree: Any, place: Place) -> None:
         if isinstance(value, (dict, list)):
             _absolute(source, value, inner)
         elif isinstance(value, str) and (key in _PATHS or _is_weights_file(inner, value)):
-            base = str(source.origin(inner)[1])
-            tree[key] = os.path.join(escape(base) if key == "glob" else base, os.path.expanduser(value))
+            base, path = source.origin(inner)[1], os.path.expanduser(value)
+            while path.startswith("../"):  # a base has no links in it, so that its parent is what the path means
+                base, path = base.parent, path[3:]
+            tree[key] = os.path.join(escape(str(base)) if key == "glob" else str(base), path)
 
 
 def _is_weights_file(place: Place, value: str) -> bool:

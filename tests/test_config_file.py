@@ -161,6 +161,21 @@ def test_paths_are_relative_to_the_file_and_in_overrides_to_the_working_director
     assert config.output == project / "elsewhere" / "out"
 
 
+def test_paths_in_the_folder_above_are_told_without_dots(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link of that name leads elsewhere, and so does ``..`` behind it."""
+    put(project / "real [1]" / "a")
+    (project / "configs").mkdir()
+    (project / "configs" / "link").symlink_to(project / "data" / "real", target_is_directory=True)
+    text = "reference: {path: link/..}\ndatasets: [{glob: '../real */*'}]\noutput: ../results/digits"
+    (project / "configs" / "c.yaml").write_text(text)
+    monkeypatch.chdir(project / "configs")
+    config = load_config("c.yaml", ["cache_dir=../../features"])
+    assert str(config.output) == f"{project}/results/digits"
+    assert str(config.cache_dir) == f"{project.parent}/features"
+    assert [str(one.path) for one in config.datasets] == [f"{project}/real [1]/a"]
+    assert config.reference.path.resolve() == project / "data"
+
+
 def test_defaults_are_relative_to_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "c.yaml").write_text(GOOD)
     monkeypatch.chdir("/")

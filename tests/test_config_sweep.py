@@ -618,6 +618,15 @@ def test_parts_may_be_said_by_hand(load: Load) -> None:
             "datasets.0.parts.value: results have a column 'value' already; choose another name",
         ),
         ("{path: plain, parts: {'a b': a}}", "datasets.0.parts.a b: expected a name like run, found 'a b'"),
+        ("{path: plain, parts: {step: '3'}}", "datasets.0.parts.step: the step has a key of its own, beside 'parts'"),
+        *(
+            (
+                f"{{glob: 'runs/{braces}-*'}}",
+                f"datasets.0.glob: no folder matches ./runs/{braces}-*. {braces} is no wildcard: a name in braces has"
+                " letters, digits and _, like {run}",
+            )
+            for braces in ("{}", "{my run}", "{step:d}")
+        ),
         ("{path: 'runs/{run}'}", "datasets.0.path: no such folder: ./runs/{run}. Patterns stand under 'glob'"),
     ],
 )

@@ -42,7 +42,7 @@ class DatasetConfig(Model):
     @field_validator("parts")
     @classmethod
     def _are_columns(cls, parts: dict[str, str]) -> dict[str, str]:
-        raise_problems(((name,), sentence) for name in parts if (sentence := _no_column(name)))
+        raise_problems(((name,), sentence) for name in parts if (sentence := _no_part(name)))
         return parts
 
 
@@ -90,7 +90,9 @@ class GlobConfig(DatasetConfig):
             if problem := _no_column(name):
                 raise ValueError(problem)
         if not patterns.find(pattern):
-            raise ValueError(f"no folder matches {pattern}")
+            braces = patterns.other_braces(pattern)
+            hint = braces and f". {braces} is no wildcard: a name in braces has letters, digits and _, like {{run}}"
+            raise ValueError(f"no folder matches {pattern}{hint}")
         return pattern
 
     @model_validator(mode="after")
@@ -111,6 +113,11 @@ class GlobConfig(DatasetConfig):
         """The dataset of one folder that matches."""
         of_all = {"subset": self.subset, "classes": self.classes}
         return FolderConfig(name=name, step=found.step, parts=dict(found.parts), path=found.path, **of_all)
+
+
+def _no_part(name: str) -> str | None:
+    """Why no part can be called so in a configuration; None where it can."""
+    return "the step has a key of its own, beside 'parts'" if name == "step" else _no_column(name)
 
 
 def _no_column(name: str) -> str | None:

@@ -82,6 +82,12 @@ def wildcards(pattern: Path) -> list[str]:
     return _WILDCARD.findall(str(pattern))
 
 
+def other_braces(pattern: Path) -> str:
+    """The first braces in a pattern that are text to it, like ``{}``, ``{my run}`` and ``{step:d}``; empty without."""
+    found = re.search(r"\{[^/{}]*\}?", _ESCAPED.sub("", _WILDCARD.sub("", str(pattern))))
+    return found[0] if found else ""
+
+
 def find(pattern: Path) -> list[Found]:
     """The folders that match, sorted by path; those that differ in their step by its number.
 

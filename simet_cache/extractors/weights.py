@@ -77,7 +77,9 @@ def renamed(state: StateDict, rename: Callable[[str], str]) -> StateDict:
 
 
 def load_into(model: nn.Module, state: StateDict, source: str, *, assign: bool = False) -> None:
-    """Load weights for every parameter that the model has; what else there is, like the head, is left out.
+    """Load weights for every parameter that the model has; what else there is, like another head, is left out.
+
+    A deeper model of the same family has all of these parameters and more of them in the same parts: it does not fit.
 
     Args:
         model: Whose weights they are to be.
@@ -86,7 +88,7 @@ def load_into(model: nn.Module, state: StateDict, source: str, *, assign: bool =
         assign: Make the tensors themselves the model's, which a model without memory (on ``meta``) needs.
 
     Raises:
-        WeightsError: Parameters are missing, or have other shapes.
+        WeightsError: Parameters are missing, have other shapes, or are too many for a part of the model.
     """
     own = model.state_dict()
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
@@ -101,6 +103,24 @@ def load_into(model: nn.Module, state: StateDict, source: str, *, assign: bool =
     missing = [name for name in found.missing_keys if not name.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(f"the weights of {source} lack {len(missing)} of {len(own)} tensors, first {missing[0]!r}")
+    surplus = [name for name in found.unexpected_keys if _is_surplus(model, name)]
+    if surplus:
+        raise WeightsError(
+            f"the weights of {source} do not fit: they are of another model, with {len(surplus)} tensors more than this"
+            f" one, first {surplus[0]!r}"
+        )
+
+
+def _is_surplus(model: nn.Module, name: str) -> bool:
+    """Whether a tensor is of a part of the model that has weights; heads that were taken away have none."""
+    *path, kind = name.split(".")
+    part = model
+    for step in path:
+        if step not in part._modules or part._modules[step] is None:  # noqa: SLF001 - children() leaves None out
+            break
+        part = part.get_submodule(step)
+    # what profilers and batch norms count in every module is no weight
+    return kind in ("weight", "bias") and part is not model and len(part.state_dict()) > 0
 
 
 def seeded(seed: int, build: Callable[[], T]) -> T:

@@ -29,7 +29,7 @@ _LEGEND = {
         "best"
     ]: "better than all others ranked in its column by more than chance, at {level:.6g}% for all of them together",
     _MARK["first"]: "first in its column, which may be chance",
-    _BIASED: "few rows raise the value by more than half its interval (half the value, where it has none); see below",
+    _BIASED: "few rows raise the value by more than half its interval; see below",
 }
 _HARMLESS = str.maketrans(
     {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -87,8 +87,9 @@ def _print_part(
     leading = [number for number, name in enumerate(header) if name in (*names, "step")]
     others = [number for number in range(len(header)) if number not in leading]
     for first, columns in _packed(leading, others, widths, console.width):
-        table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-        table.title = Text(title) if first else None
+        if first:  # not as the table's title, which wraps where the table is narrower than it
+            console.print(Text(title, style="bold"))
+        table = RichTable(box=box.SIMPLE_HEAD)
         for number in columns:
             of_values = any(row[number].words for row in rows)  # which are as wide as their column already
             left = of_values or header[number] in (*names, "features")

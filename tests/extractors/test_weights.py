@@ -179,6 +179,32 @@ def test_weights_of_another_model() -> None:
         w.load_into(get_model("mobilenet_v3_small", weights=None), resnet18().state_dict(), "x")
 
 
+def test_weights_of_a_deeper_model_of_the_same_family(tmp_path: Path) -> None:
+    """A ResNet-34 has every tensor of a ResNet-18, in the same shapes."""
+    path = saved(tmp_path / "deeper.pth", get_model("resnet34", weights=None).state_dict())
+    with pytest.raises(WeightsError) as caught:
+        check_weights(ExtractorConfig(name="resnet18", weights=str(path)))
+    assert str(caught.value) == (
+        f"the weights of {path} do not fit: they are of another model, with 48 tensors more than this one,"
+        " first 'layer1.2.conv1.weight'"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "vgg11", "googlenet", "inception_v3", "mobilenet_v3_small", "vit_b_32", "regnet_y_400mf"],
+)
+def test_a_model_with_its_heads_fits_one_without(tmp_path: Path, name: str) -> None:
+    """With a projector beside it, and what profilers count in each of its modules."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about how some will be initialised in future
+        whole = get_model(name, weights=None)
+    state = {key: torch.zeros((), dtype=one.dtype).expand(one.shape) for key, one in whole.state_dict().items()}
+    counted = f"{next(iter(state)).rpartition('.')[0]}.total_ops"
+    state |= {"projector.0.weight": torch.zeros(2, 2), counted: torch.ones(1)}
+    check_weights(ExtractorConfig(name=name, weights=str(saved(tmp_path / "w.pth", state))))
+
+
 def test_the_names_of_published_vision_transformers() -> None:
     """Their files are older than the modules; the model renames what it is given."""
     torch.manual_seed(0)

@@ -240,7 +240,7 @@ def test_the_value_without_its_bias_is_that_of_the_metric_for_it(
         monkeypatch.setitem(METRICS, name, METRICS["fid"])  # type: ignore[misc]
     biased = {"number": 12.153, "error": 0.8, "bias": 10.94}
     found = results({"a": {"fid": biased, name: {"number": 1.34, "error": 0.8, "bias": 10.94}}}, metrics=("fid", name))
-    assert notes(found) == ["FID biased by few rows: a 12.15, of which about 10.9 is bias (fd_unbiased: 1.34)"]
+    assert notes(found) == ["FID biased by few rows: a 12.15, of which at least about 10.9 is bias (fd_unbiased: 1.34)"]
 
 
 @pytest.mark.parametrize("metric", METRICS)

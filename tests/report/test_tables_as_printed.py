@@ -166,10 +166,9 @@ def test_a_bias_beside_a_tight_interval_is_told_with_what_is_left(printed: Print
         "  small         50   12.2 [10.6, 14.2] * biased   extracted",
         "  other         50   40.0 [38.2, 42.2]            extracted",
         BEST,
-        "biased: few rows raise the value by more than half its interval (half the value, where it has none); see"
-        " below",
-        "FID biased by few rows: small 12.15, of which about 10.9 is bias (about 1.21 without it); the metric"
-        " fd_unbiased takes it away",
+        "biased: few rows raise the value by more than half its interval; see below",
+        "FID biased by few rows: small 12.15, of which at least about 10.9 is bias (at most about 1.21 without it);"
+        " the metric fd_unbiased takes it away",
         "PASS 2 of 2 datasets measured",
     ]
 
@@ -184,6 +183,12 @@ def test_without_intervals_one_line_says_what_rankings_cannot_say(printed: Print
         "no intervals were asked for, so that rankings say which value is first and no more; intervals: true does",
         "PASS 2 of 2 datasets measured",
     ]
+
+
+def test_the_title_is_as_wide_as_the_terminal_and_not_as_the_table(printed: Printed) -> None:
+    lines = printed({"a": {"fid": 1.0}}, metrics=("fid",), width=64)
+    assert lines[0] == "reference: real, 100 images; features: fid_inception"
+    assert len(lines[0]) > max(len(line) for line in lines[1:3])
 
 
 def test_a_narrow_terminal_has_the_same_numbers_below_each_other(printed: Printed) -> None:
