@@ -12,6 +12,8 @@ Near copies are therefore counted beyond the rate at which real rows are near co
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import stats
@@ -25,6 +27,7 @@ from simet_cache.metrics.summaries import Summaries
 RATIO = 0.5
 LIKELY = 0.8  # squared ratio in the projection, up to which it is computed in all features
 LEVEL = 1e-5  # of the test; near copies come in pairs among real rows, so that it is exceeded a few times too often
+COMMON = 5  # times that the real set has a row which a new sample equals by nature
 MOST_TRIED = 20_000  # real rows that are compared with the others, for their rate
 PAIRS = 4096  # at once
 
@@ -46,9 +49,15 @@ def copies_of(*, real: Summaries, synth: Summaries) -> Copies:
         unless their share is larger by Fisher's exact test at a level of 1e-5.
     """
     dtype = np.result_type(real.features, synth.features)
-    known = frozenset(_digests(real, dtype))
-    others = np.flatnonzero([digest not in known for digest in _digests(synth, dtype)])
-    return Copies(exact=len(synth) - len(others), near=_near(real, synth, others, dtype), rows=len(synth))
+    known = Counter(_digests(real, dtype))
+    times = np.array([known[digest] for digest in _digests(synth, dtype)])
+    others = np.flatnonzero(times == 0)
+    return Copies(
+        exact=len(synth) - len(others),
+        near=_near(real, synth, others, dtype),
+        rows=len(synth),
+        common=int((times >= COMMON).sum()),
+    )
 
 
 def leakage(copies: Copies) -> tuple[str, ...]:

@@ -127,16 +127,19 @@ class Copies:
         exact: Rows that equal a real one in every number, counted exactly.
         near: Other rows that are far nearer to a real one than real rows are to each other (see ``duplicates``).
         rows: Rows of the synthetic set.
+        common: Of the exact ones, those that equal a row which the real set has many times, such as a blank image:
+            new samples equal it, too.
     """
 
     exact: int
     near: int
     rows: int
+    common: int = 0
 
     @property
     def suspicious(self) -> bool:
         """Whether so many rows are copies that values of this set say nothing about the model's own samples."""
-        return self.exact + self.near >= SUSPICIOUS * self.rows > 0
+        return self.exact - self.common + self.near >= SUSPICIOUS * self.rows > 0
 
 
 @dataclass(frozen=True)

@@ -258,3 +258,16 @@ def test_blocks_for_intervals_are_not_searched_for_copies(monkeypatch: pytest.Mo
     found = evaluate(real=real, synth=synth, metrics=["precision", "fid"], intervals=True, device="cpu")
     assert found["precision"].interval is not None
     assert calls == [{"real": 600, "synth": 500}]
+
+
+def test_rows_that_the_real_set_has_many_times_are_equal_by_nature() -> None:
+    """Blank images, or features of few values: counted as equal, and no reason to leave a set out of rankings."""
+    rng = np.random.default_rng(31)
+    real, synth = rng.standard_normal((2, 500, 8))
+    real[:25], synth[:25] = 1.0, 1.0
+    found = evaluate(real=real, synth=synth, metrics=["fid"])["fid"].copies
+    assert found == Copies(exact=25, near=0, rows=500, common=25)
+    assert not found.suspicious
+    synth[25:50] = real[25:50]
+    found = evaluate(real=real, synth=synth, metrics=["fid"])["fid"].copies
+    assert (found.exact, found.common, found.suspicious) == (50, 25, True)

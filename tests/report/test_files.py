@@ -191,7 +191,12 @@ def test_copies_and_what_is_said_of_them_are_in_both_files(results: Results, tmp
     )
     found = replace(found, tables=(replace(table, datasets=(mine, other)),), verdicts=verdicts)
     data, rows = written(found, tmp_path)
-    assert data["tables"][0]["datasets"][0]["values"]["fid"]["copies"] == {"exact": 2, "near": 1, "rows": 50}
+    assert data["tables"][0]["datasets"][0]["values"]["fid"]["copies"] == {
+        "exact": 2,
+        "near": 1,
+        "rows": 50,
+        "common": 0,
+    }
     assert [(one["metric"], one["value"], one["passed"]) for one in data["restraints"]] == [
         ("max_copies", 3, False),
         ("max_copies", None, False),
@@ -266,8 +271,8 @@ def test_copies_and_what_rankings_leave_open_are_in_both_files(results: Results,
     values = [one["values"]["fid"] for one in data["tables"][0]["datasets"]]
     assert [value["copies"] for value in values] == [
         None,
-        {"exact": 40, "near": 2, "rows": 50},
-        {"exact": 0, "near": 0, "rows": 50},
+        {"exact": 40, "near": 2, "rows": 50, "common": 0},
+        {"exact": 0, "near": 0, "rows": 50, "common": 0},
         None,
     ]
     assert [(row["best"], row["copies_exact"], row["copies_near"]) for row in rows] == [
