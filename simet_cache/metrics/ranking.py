@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from scipy import stats
 
+from simet_cache.errors import MetricError
 from simet_cache.metrics.evaluate import evaluate_each, opened, resolve
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of
 from simet_cache.metrics.metric import MetricValue, Noise, Parameters
@@ -99,6 +100,8 @@ def rank(
     Raises:
         MetricError: A name or parameter is unknown, or the rows of a set cannot be used at all.
     """
+    if not isinstance(synths, Mapping):
+        raise MetricError(f"synths: expected a mapping of names to sets, found a {type(synths).__name__}")
     requests = resolve(metrics)
     intervals = Intervals.of({"level": level, "seed": seed})
     reference = opened(real, "real", real_labels, device)

@@ -144,6 +144,8 @@ def test_sets_that_cannot_be_measured_are_left_out_with_the_reason() -> None:
 
 
 def test_names_and_levels_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(MetricError, match="synths: expected a mapping of names to sets, found a list"):
+        rank(real=real(4), synths=[*sets(4, 2).values()], metrics=["fid"])  # type: ignore[arg-type]
     with pytest.raises(MetricError, match="Unknown metric 'fidd'"):
         rank(real=real(4), synths=sets(4, 2), metrics=["fidd"])
     with pytest.raises(MetricError, match="expected a level between 0 and 1"):
