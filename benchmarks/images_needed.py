@@ -21,7 +21,7 @@ from benchmarks.coverage import THREADS
 
 SETS = {"real": (4500, 0.0), "alike": (4500, 0.0), "spoiled": (4500, 0.7)}  # crops, and radius of the blur
 COUNTS = (100, 300, 1000, 2000, 4000)
-REPETITIONS = 10
+REPETITIONS = 5
 METRICS = ("fid", "fd_unbiased", "kid", "precision", "coverage", "clipped_density")
 PHOTOGRAPHS = (
     *(f"skimage/data/{name}.png" for name in ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass")),
