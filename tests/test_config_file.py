@@ -260,6 +260,7 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         # unknown keys
         ("extracter: {}", "extracter: unknown key. Did you mean 'extractor'?"),
         ("foo: {}", f"foo: unknown key. Known here: {TOP_KEYS}"),
+        ("max_copies: 0", "max_copies: unknown key; it is one of the restraints, as in restraints: {max_copies: 0}"),
         ("extractor: {nam: x}", "extractor.nam: unknown key. Did you mean 'name'?"),
         (
             "restraints: {fid: {upper_bond: 3}}",

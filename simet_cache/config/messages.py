@@ -12,7 +12,7 @@ from simet_cache.config.evaluation import EvaluationConfig
 from simet_cache.config.exclude import ExcludeConfig
 from simet_cache.config.extractor import ExtractorConfig
 from simet_cache.config.model import did_you_mean
-from simet_cache.config.parts import IntervalsConfig, RestraintConfig, TaskRunnerConfig
+from simet_cache.config.parts import MAX_COPIES, IntervalsConfig, RestraintConfig, TaskRunnerConfig
 from simet_cache.config.written import Place, Source, described, dotted
 from simet_cache.metrics.names import key_of_metric
 
@@ -87,6 +87,8 @@ def _unknown_key(problem: Mapping[str, Any]) -> str:
     *around, key = problem["loc"]
     if key in KINDS and around[-1] in KINDS:
         return f"this dataset has {around[-1]!r} already; leave one of them out"
+    if key == MAX_COPIES and not around:
+        return f"unknown key; it is one of the restraints, as in restraints: {{{MAX_COPIES}: 0}}"
     known = list(_model_at(around).model_fields)
     return f"unknown key.{did_you_mean(key, known) or ' Known here: ' + ', '.join(known)}"
 
