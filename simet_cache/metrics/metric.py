@@ -64,13 +64,8 @@ class Noise:
         freedom: Degrees of freedom of the variance's estimate.
         surplus: How much of ``var(shared) / count`` is not variance of the value, because influences are estimated; it
             cancels in differences.
-<<<<<<< HEAD
-        bias: By how much the value exceeds that of the distributions on average, where this is known (for Frechet
-            distances: by at least so much). Results show it among the details; intervals are about the value with its
-=======
         bias: By how much the value exceeds that of the distributions on average, where this is known; Frechet
             distances by at least that much. Results show it among the details; intervals are about the value with its
->>>>>>> h/revuser
             bias.
         reference: What ``shared`` belongs to: the reference and the seed; ``evaluate`` fills it in.
     """
