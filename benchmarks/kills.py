@@ -261,10 +261,10 @@ def noted(config: str, log: str, run: str) -> int:
 
     read_image, keep_value = folder.read_image, Derived.keep_value
 
-    def read_slowly(path: Any) -> Any:
+    def read_slowly(path: Any, **options: Any) -> Any:
         note("read", str(path))
         time.sleep(DELAY)
-        return read_image(path)
+        return read_image(path, **options)
 
     def keep_noted(self: Derived, recipe: Any, value: Any) -> None:
         keep_value(self, recipe, value)
