@@ -25,7 +25,7 @@ from simet_cache.metrics.metric import Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, Floats, blocks, cached_rows, mean, slices
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
-INFLUENCE_ROWS = 512  # of either set; a standard error from so many rows is off by some five percent
+INFLUENCE_ROWS = 400  # of either set; a standard error from so many rows is off by some six percent
 NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
 SMALL = 1e-9  # the same relative to the distance itself
 SMALL_OF_MANY = 1e-7  # where the exact way would take as long as all the rest
