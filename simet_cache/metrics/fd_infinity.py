@@ -160,4 +160,5 @@ def noise(
         shares=(1 / rows, float((together * shared).sum())),
         second=float((together * (1 / rows + shared) ** 2).sum()),
         bias=sides[0].excess / rows,
+        signed=True,
     )

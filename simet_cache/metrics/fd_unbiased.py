@@ -114,4 +114,4 @@ def noise(*, real: Summarised[Halves], synth: Summarised[Halves], joint: Pairs, 
     shares = 1 / rows[0], 1 / rows[1]
     sides = fid.sides_of(joint.whole, real.features, synth.features, seed=seed)
     second = 2 * sum(shares) ** 2
-    return fid.noise_of(joint.whole, sides, rows=rows, shares=shares, second=second, bias=0.0)
+    return fid.noise_of(joint.whole, sides, rows=rows, shares=shares, second=second, bias=0.0, signed=True)

@@ -254,6 +254,7 @@ def noise_of(
     shares: tuple[float, float],
     second: float,
     bias: float,
+    signed: bool = False,
 ) -> Noise:
     """Noise of a distance, or of a weighted sum of distances.
 
@@ -268,14 +269,22 @@ def noise_of(
         shares: Sum of squares of the weights with which the mean influence of either set's rows enters.
         second: The same for the products of two rows that make up the second-order term.
         bias: By how much few rows raise the distance.
+        signed: Whether the second-order term is of either sign, as its mean has been taken off. Few directions then
+            give it the long tails of products of two normal numbers: its quantiles are those of the Student
+            distribution with the same kurtosis.
     """
-    unit = second_order(pair.singular_values)
+    unit, directions = second_order(pair.singular_values)
     surplus = 2 * unit * (1 / rows[0] + 1 / rows[1])
     beyond = unit * second / sum(shares)
     raw = [float(side.influence.var(ddof=1)) for side in sides]
     real, synth = (max(variance - surplus, 0.0) + beyond for variance in raw)
     shrunk = np.sqrt(real * shares[0] * rows[0] / raw[0]) if raw[0] > 0 else 0.0
-    return Noise(shared=sides[0].influence * shrunk, count=rows[0], own=synth * shares[1], bias=float(bias))
+    freedom = np.inf
+    if signed and beyond > 0:
+        share = beyond * sum(shares) / (real * shares[0] + synth * shares[1])
+        freedom = float(4 + directions / share**2)  # excess kurtosis 6 / directions, where all of it is second order
+    own = synth * shares[1]
+    return Noise(shared=sides[0].influence * shrunk, count=rows[0], own=own, freedom=freedom, bias=float(bias))
 
 
 def sides_of(pair: Pair, real: Features, synth: Features, *, seed: int) -> tuple[Side, Side]:
@@ -403,12 +412,18 @@ def _side(sample: Sample, rows: Floats, mapped: Floats, *, shift: Floats, values
     return Side(sample.scaled(raw - sample.mean(raw)), float(excess))
 
 
-def second_order(values: Floats) -> float:
+def second_order(values: Floats) -> tuple[float, float]:
     """Variance of the second-order term of the distance, in units of ``(1/N + 1/M)**2``, near equality.
 
     Args:
         values: The singular values of P.
+
+    Returns:
+        The variance; and how many independent terms of equal variance would have as long tails.
     """
     values = values[values > 0]
     weights = np.multiply.outer(values, values) / np.add.outer(values, values)
-    return float((weights**2).sum() + 2.25 * (values**2).sum())
+    of_pairs, of_means = weights**2, 2.25 * values**2
+    total = float(of_pairs.sum() + of_means.sum())
+    squares = float(2 * (of_pairs**2).sum() + (of_means**2).sum())
+    return total, total**2 / squares if squares > 0 else np.inf
