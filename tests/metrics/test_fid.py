@@ -376,7 +376,7 @@ def test_classes_in_turn_have_the_interval_of_shuffled_ones(metric: str) -> None
     """Evenly spaced rows would be of some classes alone: [0.324, 0.360] instead of [0.205, 0.514]."""
     rng = np.random.default_rng(23)
     label = np.arange(10_240) % 10
-    real, synth = (rng.standard_normal((10_240, 16)) * (0.1 + label[:, None]) for _ in range(2))
+    real, synth = (rng.standard_normal((10_240, 16)) * np.where(label % 2, 3.0, 0.3)[:, None] for _ in range(2))
     in_turn = with_interval(real, synth, metric)
     shuffled = with_interval(rng.permutation(real), rng.permutation(synth), metric)
     assert in_turn.interval.standard_error == pytest.approx(shuffled.interval.standard_error, rel=0.25)

@@ -14,9 +14,16 @@ import pytest
 from simet_cache.metrics import METRICS, MetricValue, Summaries, evaluate
 
 ROWS, WIDTH, CLASSES = 1500, 6, 10
+
+
+def rank_within(labels: Any) -> Any:
+    """Of each row, how many of its class stand before it."""
+    return np.argsort(np.argsort(labels, kind="stable")) % (ROWS // CLASSES)
+
+
 ORDERS: dict[str, Callable[[np.random.Generator, Any], Any]] = {
     "class by class": lambda _, labels: np.argsort(labels, kind="stable"),
-    "classes in turn": lambda _, labels: np.argsort(np.argsort(np.argsort(labels, kind="stable")) % (ROWS // CLASSES)),
+    "classes in turn": lambda _, labels: np.lexsort((labels, rank_within(labels))),
     "shuffled": lambda rng, labels: rng.permutation(len(labels)),
 }
 # what draws rows by a seed: folds, subsets, halves, parts. Its values may move as far as other draws move them.
@@ -29,10 +36,11 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def sets(seed: int) -> tuple[Any, Any]:
-    """Ten equally frequent classes of unequal place and spread, shuffled."""
+    """Ten equally frequent classes of unequal place, every second one wide, shuffled; the second set is wider."""
     rng = np.random.default_rng([7, seed])
     labels = rng.permutation(np.arange(ROWS) % CLASSES)
-    return (0.2 + 0.2 * labels[:, None]) * rng.standard_normal((ROWS, WIDTH)) + 0.3 * labels[:, None], labels
+    spread = (1 + 0.3 * seed) * np.where(labels % 2, 2.0, 0.2)[:, None]
+    return spread * rng.standard_normal((ROWS, WIDTH)) + 0.3 * labels[:, None], labels
 
 
 def measured(name: str, order: str) -> MetricValue:
@@ -54,6 +62,6 @@ def test_the_order_of_rows_changes_nothing_beyond_what_draws_do(name: str) -> No
     if name not in DRAWN:
         assert spread <= 1e-9 * abs(found[0].value)
     elif errors:
-        assert spread <= 2.5 * min(errors)
+        assert spread <= 4 * min(errors)
     if errors:  # those of ten parts have nine degrees of freedom: one in a hundred is off by more than this factor
         assert max(errors) <= 2.2 * min(errors)
