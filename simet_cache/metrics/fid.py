@@ -320,8 +320,8 @@ class Sample:
     """Rows whose influences stand for those of all rows.
 
     An influence can be as large as the squared distance of its row from the mean. One row in a thousand that is far
-    away, such as an image that is all black, may hold most of the variance, and 512 rows drawn alike often miss it.
-    So half of the chance to be drawn goes with the square of that.
+    away, such as an image that is all black, may hold most of the variance, and a few hundred rows drawn alike often
+    miss it. So half of the chance to be drawn goes with the square of that.
 
     Attributes:
         rows: Their indices, ascending.

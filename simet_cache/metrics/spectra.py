@@ -126,13 +126,6 @@ def inverse(upper: Floats, *, device: str) -> Floats:
     return np.asarray(lapack.dtrtri(upper)[0])
 
 
-def divided(rows: Floats, upper: Floats, *, device: str) -> Floats:
-    """``rows`` times the inverse of an upper triangle."""
-    if device != "cpu":
-        return _by_torch("linalg.solve_triangular", device, upper, rows, upper=True, left=False)
-    return np.asarray(blas.dtrsm(1.0, upper.T, rows.T, lower=1)).T
-
-
 def roots(squares: Floats) -> tuple[Floats, float]:
     """Singular values of a matrix from the eigenvalues of its Gram matrix, and a bound on the error of their sum.
 

@@ -32,7 +32,6 @@ SQUARE = TRIANGLE.T @ TRIANGLE
 
 FUNCTIONS: dict[str, Callable[[str], Floats | None]] = {
     "cholesky_factor": lambda device: spectra.cholesky_factor(np.asfortranarray(upper(SQUARE)), device=device),
-    "divided": lambda device: spectra.divided(drawn(4, 9), TRIANGLE, device=device),
     "eigenvalues": lambda device: spectra.eigenvalues(upper(SQUARE), device=device),
     "eigenvectors": lambda device: np.abs(spectra.eigenvectors(upper(SQUARE), device=device)[1]),
     "gram of rows": lambda device: upper(spectra.gram(drawn(5, 9), device=device)),
