@@ -1,9 +1,13 @@
 # `make demo` runs the main job, `make test` the tests; both make .venv when it is missing or out of date.
+# `make test-random` looks for new cases with the property tests, which `make test` runs on the same cases every time.
+# Each round prints the seed that repeats it: make test-random ROUNDS=1 SEED=...
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+ROUNDS ?= 3
+SEED := $(or $(SEED),$(shell od -A n -N 3 -t u4 /dev/urandom | tr -d ' '))
 
-.PHONY: demo test test-quick lint bench clean
+.PHONY: demo test test-quick test-random lint bench clean
 demo: $(VENV)/.installed
 	$(BIN)/python flows/evaluate.py
 
@@ -12,6 +16,12 @@ test: $(VENV)/.installed-test
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
+
+test-random: $(VENV)/.installed-test
+	@for seed in $$(seq $(SEED) $$(($(SEED) + $(ROUNDS) - 1))); do \
+		echo "make test-random ROUNDS=1 SEED=$$seed"; \
+		$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random --hypothesis-seed=$$seed $(PYTEST) || exit 1; \
+	done
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -193,6 +193,7 @@ def forget_notes(path: Path) -> None:
         if not path.exists() and not locks.is_computing(path.parent, path.stem):
             for file in [path.with_suffix(".skipped.json"), *files(path)]:
                 file.unlink(missing_ok=True)
+            locks.forget_holder(path.parent, path.stem)
 
 
 def files(path: Path) -> list[Path]:

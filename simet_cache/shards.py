@@ -134,19 +134,23 @@ def drop_leftovers(
     if not parts:
         keys = keys_of_parts(in_key_order(planned.dataset), planned.source, _cuts(planned, size))
         parts = [{"key": key} for key in keys]
-    freed = 0
-    for part in parts:
+    # several parts may have one key: equal images, once the bad ones are left out
+    kept = {*spare, *(str(part.get("key")) for part in parts if part.get("asked") in spare)}
+    shards = {key for part in parts if store.manifest(key := str(part.get("key"))).get("shard_of") == of}
+    for part in parts:  # all notes before the first shard: who is killed in between finds by the shards what is left
         key, asked = str(part.get("key")), part.get("asked")
-        if key in spare or asked in spare:
-            continue
-        try:
-            is_shard = store.manifest(key).get("shard_of") == of
-            if asked and (
-                is_shard or part.get("rows") == 0 or key == whole.key
-            ):  # the whole knows its bad images by now
+        known = key in shards or part.get("rows") == 0 or key == whole.key  # the whole knows its bad images by now
+        if asked and known and key not in kept:
+            try:
                 store.forget_notes(asked)
-            freed += store.drop_shard(key, shard_of=of) if is_shard else 0
-        except StoreError as error:  # it takes room, and nothing else
+            except StoreError as error:  # it takes room, and nothing else
+                log.warning("%s", error)
+                kept.add(key)
+    freed = 0
+    for key in sorted(shards - kept):
+        try:
+            freed += store.drop_shard(key, shard_of=of)
+        except StoreError as error:
             log.warning("%s", error)
     return freed
 

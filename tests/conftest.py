@@ -13,10 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Property tests: the same cases in every run, so that a green run stays green; `make test-random` looks for new ones.
+# Nothing depends on how fast the machine is, and nothing on what an earlier run has found.
+settings.register_profile(
+    "fixed",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("random", settings.get_profile("fixed"), derandomize=False)
+settings.load_profile("fixed")
 
 # Prefect reads its settings when it is imported, which test modules do before any fixture runs. No test touches the
 # user's own database; subprocesses share one, since the first start of a server with a new one takes 20 s.

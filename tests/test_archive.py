@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simet_cache import archive, codec
@@ -366,7 +366,7 @@ def test_many_problems_are_not_listed_for_ever(there: FeatureStore, tar: Path) -
     assert done.problems[-1] == f"{tar} is not read any further"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_an_archive_that_is_cut_short_changes_nothing(data: st.DataObject, there: FeatureStore, tar: Path) -> None:
     packed(tar, {**parts(), **parts(OTHER)})
@@ -384,7 +384,7 @@ def test_an_archive_that_is_cut_short_changes_nothing(data: st.DataObject, there
     assert there.keys() == []
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(at=st.integers(0, 3000), bit=st.integers(0, 7))
 def test_an_archive_with_a_flipped_bit_brings_nothing_wrong(
     at: int, bit: int, tmp_path_factory: pytest.TempPathFactory

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
@@ -215,7 +215,6 @@ TRICKY = ["a", "a\tb", "a\nb", "1 1\ta", "-", "é", os.fsdecode(b"\xff")]
 STATES = st.lists(st.tuples(st.sampled_from(TRICKY), st.integers(0, 2), st.integers(0, 2)), max_size=3)
 
 
-@settings(deadline=None)
 @given(STATES, STATES)
 def test_it_is_equal_if_and_only_if_names_sizes_and_times_are(one: Any, two: Any) -> None:
     def looked_at(files: list[tuple[str, int, int]]) -> tuple[Fingerprint, list[tuple[str, int, int]]]:
@@ -1345,7 +1344,6 @@ def what_happened(name: str, before: Any, now: Any, *, read: bool) -> str | None
     return None if old[1] == new[1] else "touched"
 
 
-@settings(deadline=None)
 @given(WORLDS, WORLDS, st.booleans(), st.booleans(), st.integers(0, 6))
 def test_differences_against_a_model(before: Any, now: Any, read: bool, read_now: bool, limit: int) -> None:
     def looked_at(world: Any, content: bool) -> Fingerprint:

@@ -12,6 +12,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -205,7 +206,7 @@ def test_a_shard_is_a_subset_like_any_other(tmp_path: Path, choose: Any) -> None
 # The same as at once
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_whole_is_that_of_one_extraction(data: st.DataObject) -> None:
     count, batch, size = (data.draw(st.integers(1, most)) for most in (30, 7, 30))
@@ -340,6 +341,72 @@ def test_shards_go_with_all_that_belongs_to_them(store: FeatureStore, tmp_path: 
     assert keys(store) == {found.key}
     left = {path.name for path in store.cache_dir.rglob("*") if path.is_file() and "locks" not in path.parts}
     assert left == {f"{found.key}.pkl", f"{found.key}.json", f"{found.key}.files", f"{whole.key}.skipped.json"}
+
+
+def alike(tmp_path: Path) -> Planned:
+    """Two shards that are equal once their bad images are left out: one entry, and a note for each."""
+    dataset = Images(tmp_path / "images", 3, bad=[0, 2])
+    return planned(Subset(dataset, [0, 0, 0, 0, 1, 1, 2]), batch=1)
+
+
+def notes(store: FeatureStore) -> set[str]:
+    """The keys about which anything is noted: bad images, and who computed them."""
+    found = [*store.cache_dir.glob("*.skipped.json"), *store.cache_dir.glob("locks/*.holder")]
+    return {path.name[:32] for path in found}
+
+
+def test_shards_that_are_equal_without_their_bad_images_go_with_their_notes(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    whole = alike(tmp_path)
+    options = {"batch": 1, "on_bad_image": "skip"}
+    parts = in_shards(store, whole, size=5, **options)
+    assert parts[0] == parts[1]
+    found = assemble(store, whole, parts, size=5)
+    same(store, once := FeatureStore(tmp_path / "once"), found, extracted(once, whole, **options))
+    assert notes(store) == {whole.key}
+
+
+def test_a_shard_stays_with_its_notes_while_one_that_is_equal_to_it_is_needed(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    whole = alike(tmp_path)
+    parts = in_shards(store, whole, size=5, batch=1, on_bad_image="skip")
+    shards = [one.key for one in shards_of(whole, size=5)]
+    found = assemble(store, whole, parts, size=5, spare={shards[1]})
+    assert keys(store) == {found.key, parts[1].key}
+    assert notes(store) >= {whole.key, *shards}
+    assert drop_leftovers(store, whole, found, size=5) > 0
+    assert keys(store) == {found.key}
+    assert notes(store) == {whole.key}
+
+
+def test_a_run_that_is_killed_while_it_drops_equal_shards_leaves_no_notes(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = alike(tmp_path)
+    parts = in_shards(store, whole, size=5, batch=1, on_bad_image="skip")
+    found = assemble(store, whole, parts, size=5, keep=True)
+    for name in ("forget_notes", "drop_shard"):
+        for done in (0, 1):
+            with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                interrupt(patch, name, after=done)
+                drop_leftovers(store, whole, found, size=5)
+    drop_leftovers(store, whole, found, size=5)
+    assert keys(store) == {found.key}
+    assert notes(store) == {whole.key}
+
+
+def interrupt(patch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
+    """End the process, as it were, at a call of the store: when so many of them were done."""
+    real, calls = getattr(FeatureStore, name), iter(range(100))
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    patch.setattr(FeatureStore, name, call)
 
 
 def test_they_are_kept_on_request(store: FeatureStore, big: Planned) -> None:

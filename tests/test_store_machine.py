@@ -417,6 +417,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.stores[1].keys() == sorted(self.model)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(
     ("examples", "steps"), [(60, 25), pytest.param(600, 40, marks=pytest.mark.slow)], ids=["quick", "long"]
 )
@@ -426,9 +427,6 @@ def test_the_store_is_a_dict(examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
-            database=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simet_cache import locks, manifest, upkeep
@@ -356,7 +356,7 @@ def model(uses: list[int], sizes: list[int], busy: list[bool], limits: Limits, n
     return gone
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     there=st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 4), st.booleans()), max_size=6),
     max_size=st.none() | st.integers(0, 8000),

@@ -120,7 +120,7 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     assert shade(FolderDataset(tmp_path)[0]) == 0
 
 
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15)
 @given(st.sets(st.from_regex(r"([ab]{1,2}/){0,2}[a-c-]\.png", fullmatch=True), max_size=12))
 def test_files_are_what_a_plain_search_finds(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     root = tmp_path_factory.mktemp("root")

@@ -76,7 +76,7 @@ def test_hard_sets_keep_six_digits(rows) -> None:
     assert value(real, synth) == pytest.approx(by_definition(real, synth), rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.integers(1, 6), st.booleans())
 def test_tiles_of_any_size_give_the_definition(n: int, m: int, tile: int, panels: int, normalise: bool) -> None:
     rng = np.random.default_rng(3)

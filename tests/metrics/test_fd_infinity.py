@@ -83,7 +83,7 @@ def test_subsets_grow_from_a_tenth_or_from_twice_the_features(rows: int, width: 
         assert line.weights @ (1 / np.array(line.rows)) == pytest.approx(0, abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 40), st.integers(1, 8), st.floats(-30, 30), st.integers(0, 2**32 - 1))
 def test_scale_rotation_and_translation(rows: int, width: int, shift: float, seed: int) -> None:
     """Of both sets together; a translate of one moves every subset's mean, and the intercept is no longer quadratic."""

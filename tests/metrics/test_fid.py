@@ -60,7 +60,7 @@ def test_a_set_is_at_distance_zero_from_itself_and_from_its_reordering(n: int, w
     assert 0 <= value(real, rng.permutation(real)) <= 1e-9 * trace(real)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 60), st.integers(1, 30), st.floats(-100, 100), st.integers(0, 2**32 - 1))
 def test_a_translate_is_at_the_squared_length_of_the_shift(n: int, width: int, length: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def test_the_factor_does_not_depend_on_the_blocks_or_on_an_offset(
     np.testing.assert_allclose(blocked.T @ blocked, centred, rtol=1e-12, atol=1e-14)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 12), st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
 def test_order_rotation_and_scale(n: int, m: int, width: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def by_definition(logits: Floats, splits: int, seed: int) -> Floats:
     return np.array(scores)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(10, 60), st.integers(1, 12), st.integers(1, 10), st.integers(0, 9))
 def test_values_are_those_of_the_definition(n: int, classes: int, splits: int, seed: int) -> None:
     logits = np.random.default_rng(seed).standard_normal((n, classes)) * 3

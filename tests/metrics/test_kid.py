@@ -46,7 +46,7 @@ def noise(real: Floats, synth: Floats) -> Noise:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 25), st.integers(2, 25), st.integers(1, 9), st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_tiles_of_any_size_give_the_definition(n: int, m: int, width: int, tile: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ def test_the_reference_code_gives_this_value() -> None:
     assert found == pytest.approx(4.35007631778717, rel=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(1, 9), st.integers(1, 200), st.integers(0, 9))
 def test_every_row_counts_in_sets_of_any_sizes(n: int, m: int, width: int, held: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

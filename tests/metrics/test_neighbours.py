@@ -115,7 +115,7 @@ def test_everything_is_that_of_brute_force(make: Maker, way: str) -> None:
         assert_all(*two_sets(make), k)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(2, 30), st.integers(2, 30)),
     st.integers(1, 4),

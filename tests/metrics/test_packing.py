@@ -82,13 +82,13 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_value_survives(value: MetricValue) -> None:
     assert same(there_and_back(value), value)
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_without_its_noise_no_array_is_asked_for(value: MetricValue) -> None:
     def refuse(number: int) -> Any:
         held = arrays[number]

@@ -38,7 +38,7 @@ class Recorder:
         return []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.booleans())
 def test_each_pair_comes_once(n: int, m: int, height: int, width: int, same: bool) -> None:
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def test_the_samples_of_the_readme() -> None:
     assert value(with_cosines(cosines)) == pytest.approx(2.1573, abs=5e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(1, 30), st.integers(0, 99))
 def test_both_matrices_give_the_definition(n: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
