@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from simet_cache import locks, manifest
+from simet_cache import bounded, locks, manifest
 from simet_cache.atomic import Staged, staged, sync_folder, version_of
-from simet_cache.errors import StoreError
+from simet_cache.errors import DamagedEntryError, StoreError
 from simet_cache.manifest import Source
 
+_REST = re.compile(rb'\{\s*"rest": "([0-9a-f]{32})"')
 _TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
 log = logging.getLogger(__name__)
@@ -166,6 +168,8 @@ def remove(path: Path, *, shard_of: str | None = None) -> int:
             return 0
         if shard_of is not None and _said(path).get("shard_of") != shard_of:
             return 0
+        for whole in noted_about(path) if _said(path).get("skipped") else ():
+            _forget_notes(whole)
         freed = 0
         # the manifest last: whoever finds it without features knows that they were to go
         for file in sorted(files(path), key=lambda file: file == path.with_suffix(".json")):
@@ -190,10 +194,32 @@ def forget_notes(path: Path) -> None:
         OSError: It cannot be removed.
     """
     with locks.changing(path.parent):
-        if not path.exists() and not locks.is_computing(path.parent, path.stem):
-            for file in [path.with_suffix(".skipped.json"), *files(path)]:
-                file.unlink(missing_ok=True)
-            locks.forget_holder(path.parent, path.stem)
+        _forget_notes(path)
+
+
+def _forget_notes(path: Path) -> None:
+    if not path.exists() and not locks.is_computing(path.parent, path.stem):
+        for file in [path.with_suffix(".skipped.json"), *files(path)]:
+            file.unlink(missing_ok=True)
+        locks.forget_holder(path.parent, path.stem)
+
+
+def noted_about(path: Path) -> list[Path]:
+    """Where the features would be of each dataset whose good images those in ``path`` are of."""
+    lists = path.parent.glob("*.skipped.json")
+    return [one.with_suffix("").with_suffix(".pkl") for one in lists if rest_of(one) == path.stem]
+
+
+def rest_of(noted: Path) -> str | None:
+    """The key of the good images, which a list of bad ones begins with; None where it does not, as in old ones.
+
+    Args:
+        noted: ``cache_dir/<md5>.skipped.json``.
+    """
+    with suppress(OSError, DamagedEntryError), bounded.open_regular(noted) as file:
+        if found := _REST.match(file.read(64)):
+            return found[1].decode()
+    return None
 
 
 def files(path: Path) -> list[Path]:

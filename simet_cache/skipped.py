@@ -16,12 +16,13 @@ from typing import Any
 
 from torch.utils.data import Subset
 
+from simet_cache import bounded
 from simet_cache.atomic import write_atomically
-from simet_cache.errors import ImageReadError
+from simet_cache.errors import DamagedEntryError, ImageReadError
 from simet_cache.key import resolve_subset
 from simet_cache.listing import Fingerprint
 from simet_cache.manifest import Source
-from simet_cache.sources import part_of
+from simet_cache.sources import key_of, part_of
 from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,13 @@ class SkippedImage:
 
 
 def remember_skipped(
-    store: FeatureStore, key: str, positions: Sequence[int], skipped: Sequence[SkippedImage], source: Source
+    store: FeatureStore,
+    key: str,
+    positions: Sequence[int],
+    skipped: Sequence[SkippedImage],
+    source: Source,
+    *,
+    rest: str | None = None,
 ) -> None:
     """Keep which images of the dataset with this key cannot be read.
 
@@ -46,8 +53,10 @@ def remember_skipped(
         positions: Of the bad images, in the order of the key.
         skipped: What and why, one for each position.
         source: The dataset with all of its images.
+        rest: The key of the dataset without them: the list goes when the features under that key do.
     """
     record = {
+        **({"rest": rest} if rest else {}),  # first: see ``changes.rest_of``
         "fingerprint": source.fingerprint.to_json(),
         "skipped": [{"position": p, **asdict(s)} for p, s in zip(positions, skipped, strict=True)],
     }
@@ -85,10 +94,11 @@ def without_bad(
         return dataset, source, []
     log.warning("%s: skipped %d of %d images that cannot be read", name, len(bad), len(dataset))
     skipped = [SkippedImage(error.path, error.reason) for _, error in bad]
-    remember_skipped(store, key, [position for position, _ in bad], skipped, source)
     positions = {position for position, _ in bad}
     good = [position for position in range(len(dataset)) if position not in positions]
-    return *part_of(dataset, source, good), skipped
+    rest, rests = part_of(dataset, source, good)
+    remember_skipped(store, key, [position for position, _ in bad], skipped, source, rest=key_of(rests))
+    return rest, rests, skipped
 
 
 def remembered(store: FeatureStore, key: str, source: Source) -> dict[int, SkippedImage]:
@@ -100,11 +110,11 @@ def remembered(store: FeatureStore, key: str, source: Source) -> dict[int, Skipp
         source: What it is at this moment; without a fingerprint nothing is known of its images.
     """
     try:
-        record = json.loads(store.path(key).with_suffix(".skipped.json").read_bytes())
+        record = bounded.json_value(bounded.read(store.path(key).with_suffix(".skipped.json")))
         skipped = {int(one["position"]): SkippedImage(one["path"], one["reason"]) for one in record["skipped"]}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DamagedEntryError, ValueError, KeyError, TypeError, OverflowError) as error:
         log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
         return {}
     same = Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint)

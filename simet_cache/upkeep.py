@@ -5,7 +5,6 @@ None of them counts as a use of an entry: what was used least recently goes firs
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -16,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simet_cache import changes, derived, locks, manifest
+from simet_cache import bounded, changes, derived, locks, manifest
 from simet_cache.atomic import reported, sweep
-from simet_cache.errors import ConfigError, StoreError, UnsafePickleError
+from simet_cache.errors import ConfigError, DamagedEntryError, StoreError, UnsafePickleError
 from simet_cache.look import Look
 from simet_cache.store import FeatureStore
 
@@ -339,7 +338,8 @@ def _orphans(store: FeatureStore) -> dict[str, list[Path]]:
 def _known(store: FeatureStore, key: str) -> bool:
     """Whether there are features of a key, or of its good images."""
     path = store.path(key)
-    return path.exists() or path.with_suffix(".skipped.json").exists()
+    noted = path.with_suffix(".skipped.json")
+    return path.exists() or (noted.exists() and not _is_void(store, noted))
 
 
 def files_in(folder: Path) -> list[str]:
@@ -352,16 +352,26 @@ def files_in(folder: Path) -> list[str]:
 
 def _is_orphan(store: FeatureStore, key: str, kind: str) -> bool:
     path = store.path(key)
-    if kind == "skipped.json":  # it is about images, and of use without features; unless nobody can read it
-        try:
-            return not isinstance(json.loads(path.with_suffix(".skipped.json").read_bytes())["skipped"], list)
-        except OSError:
-            return False
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return True
+    if kind == "skipped.json":
+        return _is_void(store, path.with_suffix(".skipped.json"))
     if not path.exists():
         return True
     return kind == "next.json" and manifest.describes(known(store, key), path.stat())
+
+
+def _is_void(store: FeatureStore, noted: Path) -> bool:
+    """Whether a list of bad images cannot be read, or is about features that are gone."""
+    try:
+        if not isinstance(bounded.json_value(bounded.read(noted))["skipped"], list):
+            return True
+    except OSError:
+        return False
+    except (DamagedEntryError, ValueError, LookupError, TypeError):
+        return True
+    rest, key = changes.rest_of(noted), noted.name[:32]
+    if rest is None or store.path(rest).exists() or store.path(key).exists():
+        return False
+    return not computing(store, rest) and not computing(store, key)
 
 
 def computing(store: FeatureStore, key: str) -> bool:

@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from simet_cache import locks, manifest, upkeep
 from simet_cache.errors import ConfigError
 from simet_cache.explain import nearest
+from simet_cache.listing import Fingerprint
+from simet_cache.manifest import Source
 from simet_cache.prune import Limits, parsed_age, parsed_size, prune
+from simet_cache.skipped import SkippedImage, remember_skipped
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import Finding, entries, entry, resolve, stored, verify
 
@@ -29,6 +32,7 @@ KEYS = [f"{number:032x}" for number in range(0xABC0, 0xABC9)]
 KEY, OTHER = KEYS[:2]
 FEATURES = np.arange(12, dtype=np.float32).reshape(4, 3)
 COMPONENTS = {"dataset": "/data/real", "subset": None, "suffix": "resnet18", "length": 4, "batch_size": 128}
+FINGERPRINT = Fingerprint.of([(1, 2, "-", "a.png")])
 ATTACK = b"cos\nsystem\n(S'true'\ntR."
 
 
@@ -255,6 +259,40 @@ def test_what_belongs_to_images_that_were_skipped_is_no_leftover(store: FeatureS
     assert verify(store).findings == ()
     (store.cache_dir / f"{KEY}.skipped.json").unlink()
     assert [finding.status for finding in verify(store).findings] == ["leftover"]
+
+
+def noted(store: FeatureStore, key: str, *, rest: str) -> list[Path]:
+    """A list of bad images, and what else is kept under the key of all images."""
+    image = SkippedImage("a.png", "empty")
+    remember_skipped(store, key, [1], [image], Source(fingerprint=FINGERPRINT), rest=rest)
+    files = [f"{key}.skipped.json", f"prefect/records/{key}", f"prefect/results/{key}", f"locks/{key}.holder"]
+    paths = [store.cache_dir / name for name in files]
+    for path in paths[1:]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_a_list_of_bad_images_goes_with_the_features_of_the_good_ones(store: FeatureStore) -> None:
+    """Two datasets may be equal without their bad images: each has a list."""
+    put(store, KEY, skipped=[{"path": "a.png", "reason": "empty"}])
+    put(store, OTHER)
+    paths = [*noted(store, KEYS[3], rest=KEY), *noted(store, KEYS[4], rest=KEY)]
+    kept = noted(store, KEYS[5], rest=OTHER)
+    assert verify(store).findings == ()
+    assert store.remove(KEY) > 0
+    assert [path for path in paths if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
+
+
+def test_a_list_of_bad_images_whose_features_are_gone_is_a_leftover(store: FeatureStore) -> None:
+    paths = noted(store, KEY, rest=OTHER)
+    for key in (OTHER, KEY):  # unless these are being made
+        with store.lock(key):
+            assert [finding.key for finding in verify(store).findings if finding.key == KEY] == []
+    assert KEY in [finding.key for finding in verify(store).findings]
+    verify(store, repair=True)
+    assert [path for path in paths if path.exists()] == []
 
 
 def useful(store: FeatureStore) -> list[Path]:
