@@ -246,12 +246,13 @@ def describe(value: object) -> str:
 
 
 def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:
-    """A pickle of any layout, by the restricted unpickler."""
+    """A pickle of any layout, by the restricted unpickler; the values in this machine's order of bytes."""
     value = unpickle(file, path)
     if not is_feature_array(value):
         raise DamagedEntryError(f"{path} holds {describe(value)}, not a 2-D float array")
     array: FloatArray = value  # type: ignore[assignment]  # that is what was asked
-    return array if array.flags.writeable else array.copy()
+    array = array if array.flags.writeable else array.copy()
+    return array if array.dtype.isnative else array.byteswap(inplace=True).view(array.dtype.newbyteorder())
 
 
 def _map(file: io.BufferedReader, path: Path, layout: Layout) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ def _check(path: Path, features: FeatureSet, *, aligned: bool, full: bool) -> No
     """
     layout = codec.inspect(path)
     if layout is None:
-        agrees = not aligned and _ends_like_a_pickle(path)
+        agrees = not aligned and _may_be_a_pickle(path)
     else:
         agrees = aligned and (layout.shape, str(layout.dtype)) == (features.shape, features.dtype)
     if not agrees:
@@ -138,11 +139,12 @@ def _check(path: Path, features: FeatureSet, *, aligned: bool, full: bool) -> No
         raise DamagedEntryError(f"{path} does not hold what its manifest says: bits have changed")
 
 
-def _ends_like_a_pickle(path: Path) -> bool:
+def _may_be_a_pickle(path: Path) -> bool:
+    """Whether a file begins and ends like a pickle of an array: protocols 0 and 1 begin with the name of a function."""
     with path.open("rb") as file:
         first = file.read(1)
         file.seek(-1, os.SEEK_END)
-        return (first, file.read(1)) == (b"\x80", b".")
+        return first in (pickle.PROTO, pickle.GLOBAL) and file.read(1) == pickle.STOP
 
 
 def _read(path: Path, status: os.stat_result, entry: Mapping[str, Any]) -> dict[str, Any]:

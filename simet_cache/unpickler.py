@@ -250,9 +250,14 @@ def _shown(text: str) -> str:
     return ascii(text[:_SHOWN])[1:-1]
 
 
-# The names that pickled arrays of NumPy 1 and 2, protocols 0 to 5, are made of; the class itself is only an argument.
+# The names that pickled arrays of NumPy 1 and 2, protocols 0 to 5, are made of. A class is only an argument: memmap is
+# what ``numpy.load(..., mmap_mode="r")`` gives, and what is pickled of it, or of a matrix, is an array like any other.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
     ("numpy", "ndarray"): "numpy.ndarray",
+    ("numpy", "memmap"): "numpy.memmap",
+    ("numpy", "matrix"): "numpy.matrix",
+    ("numpy.core.memmap", "memmap"): "numpy.memmap",
+    ("numpy.matrixlib.defmatrix", "matrix"): "numpy.matrix",
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,

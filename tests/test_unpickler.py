@@ -149,7 +149,7 @@ def attacks() -> dict[str, tuple[bytes, str]]:
         "numpy-load": (pickle.dumps(Calls(np.load, "entry.npy")), "numpy.load"),
         "numpy-fromfile": (b"\x80\x04" + name("numpy._core.multiarray", "fromfile") + b".", "multiarray.fromfile"),
         "numpy-scalar": (pickle.dumps(np.float64(3)), "numpy._core.multiarray.scalar"),
-        "numpy-memmap": (b"\x80\x04" + name("numpy", "memmap") + b".", "numpy.memmap"),
+        "numpy-memmap-from-elsewhere": (b"\x80\x04" + name("numpy._core.memmap", "memmap") + b".", "memmap.memmap"),
         "numpy-frompyfunc": (b"\x80\x04" + name("numpy", "frompyfunc") + b".", "numpy.frompyfunc"),
         "numpy-ones": (b"\x80\x04" + name("numpy", "ones") + b"J\xff\xff\xff\x7f\x85R.", "numpy.ones"),
         "numpy-runstring": (b"\x80\x04" + name("numpy.testing._private.utils", "runstring") + b".", "utils.runstring"),
@@ -182,6 +182,29 @@ def test_an_attack_runs_nothing_and_is_named(attack: str, tmp_path: Path, monkey
     assert codec.inspect(path) is None
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        *(("numpy", "ndarray"), ("numpy", "memmap"), ("numpy", "matrix")),
+        *(("numpy.core.memmap", "memmap"), ("numpy.matrixlib.defmatrix", "matrix")),
+    ],
+)
+@pytest.mark.parametrize(
+    "rest", [b".", text("canary") + b"\x85R.", text("canary") + b"\x85\x81.", b")R" + text("x") + b"b."], ids=repr
+)
+def test_the_class_of_an_array_is_a_word(
+    module: str, kind: str, rest: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called, numpy.memmap would make a file."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "entry.pkl"
+    path.write_bytes(b"\x80\x04" + name(module, kind) + rest)
+    for function in (codec.read, codec.open_mapped, codec.verify):
+        with pytest.raises(DamagedEntryError):
+            function(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 WORKING = [
