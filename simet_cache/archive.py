@@ -21,16 +21,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from simet_cache import codec, manifest
+from simet_cache import bounded, codec, manifest
 from simet_cache.atomic import Staged, reported, size, staged, sync_folder, version_of
+from simet_cache.bounded import JSON_BYTES
 from simet_cache.errors import ConfigError, DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
+from simet_cache.listing import LARGEST
 from simet_cache.look import Look, facts
 from simet_cache.manifest import DATASET_ORDER, LOADER_ORDER, UNKNOWN_ORDER
 from simet_cache.store import FeatureStore
 
 _MEMBER = re.compile(r"([0-9a-f]{32})\.(pkl|json|files)")
-_LARGEST = {"pkl": 1 << 50, "json": 1 << 24, "files": 1 << 28}  # bytes; the last two are read into memory
+_LARGEST = {"pkl": 1 << 50, "json": JSON_BYTES, "files": LARGEST}  # bytes; the last two are read into memory
 _BLOCK = 512  # of a tar
 _MOST_PROBLEMS = 20
 
@@ -124,8 +126,8 @@ def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
+        return bounded.read(path, most=LARGEST)
+    except (OSError, DamagedEntryError):
         return b""
 
 
@@ -349,8 +351,10 @@ def _from_archive(file: IO[bytes], archive: Path, parts: Mapping[str, _Part], ke
         said = FeatureSet.from_manifest(Path(f"{key}.pkl"), entry)
     except DamagedEntryError as error:
         raise DamagedEntryError(f"{error}, in {archive}") from error
-    listing = _part(file, parts[f"{key}.files"]) if f"{key}.files" in parts else b""
     start, length = parts[f"{key}.pkl"]
+    if length > (most := codec.most_bytes(said.shape, said.dtype)):
+        raise DamagedEntryError(f"{name} has {length} bytes, where its manifest describes features of at most {most}")
+    listing = _part(file, parts[f"{key}.files"]) if f"{key}.files" in parts else b""
     return _Arriving(key, name, entry, said.digest, _order(said), partial(_copy, file, start, length), listing, length)
 
 

@@ -56,12 +56,23 @@ def json_value(blob: bytes | str) -> Any:
     """The value of a JSON text that holds no more values than any file of this program.
 
     Raises:
-        ValueError: It is no JSON, has too many values, or is nested too deeply.
+        ValueError: It is no JSON, too long, or nested too deeply.
     """
-    text = blob.decode("latin1") if isinstance(blob, bytes) else blob  # never fails, and keeps what is counted
-    if text.count(",") + text.count("[") + text.count("{") > _JSON_VALUES or len(text) > JSON_BYTES:
-        raise ValueError(f"expected at most {_JSON_VALUES} values in {JSON_BYTES} bytes of JSON")
+    check_json(blob)
     try:
         return json.loads(blob)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def check_json(blob: bytes | str) -> None:
+    """Make sure that a JSON text is not too long to be read, by its bytes and its values.
+
+    Raises:
+        ValueError: It is.
+    """
+    text = blob.decode("latin1") if isinstance(blob, bytes) else blob  # never fails, and keeps what is counted
+    values = text.count(",") + text.count("[") + text.count("{")
+    if values > _JSON_VALUES or len(text) > JSON_BYTES:
+        found = f"{values} values in {len(text)} bytes"
+        raise ValueError(f"expected at most {_JSON_VALUES} values in {JSON_BYTES} bytes of JSON, found {found}")

@@ -238,4 +238,14 @@ def touch(path: Path) -> None:
 
 
 def _dumped(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, indent=1).encode()
+    """As JSON that can be read again.
+
+    Raises:
+        StoreError: It is longer than any manifest that is read.
+    """
+    blob = json.dumps(entry, indent=1).encode()
+    try:
+        bounded.check_json(blob)
+    except ValueError as error:
+        raise StoreError(f"the manifest of key {entry.get('key')} cannot be written: {error}") from error
+    return blob

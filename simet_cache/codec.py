@@ -32,6 +32,7 @@ from simet_cache.unpickler import unpickle
 
 FloatArray = npt.NDArray[np.floating[Any]]
 _BLOCK = 1 << 20  # what fits into a processor's cache is hashed there while it is on its way
+_LONGEST_REST = 1 << 12  # bytes of a pickle of an array besides its values
 _HUGE = 1 << 21  # what is written in one such aligned piece, the page cache keeps and maps as one page
 
 
@@ -227,6 +228,18 @@ def digest(array: FloatArray) -> str:
     for block in _blocks(array):
         state.update(block)
     return state.hexdigest()
+
+
+def most_bytes(shape: tuple[int, int], dtype: str) -> int:
+    """The most bytes that any pickle of such features takes: protocol 0 writes a zero as a backslash and five letters.
+
+    Raises:
+        DamagedEntryError: There are no such features.
+    """
+    size = {"float16": 2, "float32": 4, "float64": 8}.get(dtype, 0)
+    if not size or min(shape) <= 0:
+        raise DamagedEntryError(f"expected features of float16, float32 or float64, found shape {shape} and {dtype!r}")
+    return 6 * shape[0] * shape[1] * size + _LONGEST_REST
 
 
 def is_feature_array(value: object) -> bool:

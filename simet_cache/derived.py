@@ -27,6 +27,7 @@ from typing import IO, Any, Literal, TypeAlias
 
 from simet_cache import locks, sealed
 from simet_cache.atomic import size, write_atomically
+from simet_cache.bounded import json_value
 from simet_cache.errors import DamagedEntryError
 from simet_cache.sealed import Head
 
@@ -133,7 +134,7 @@ class Derived:
             with path.open("rb") as file:
                 head = _checked_head(file, path, kind, key)
                 made = take(
-                    json.loads(head.texts["tree"]),
+                    json_value(head.texts["tree"]),
                     lambda number: sealed.read_array(file, head.places[number], path),
                 )
                 _touch(file, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import xxhash
@@ -15,7 +15,15 @@ VERSION = 1  # of what is digested, and how: fingerprints of another version are
 Entry = tuple[int | str, int | str, str, str]
 UNREAD = "-"
 
-_LONGEST = 1 << 29  # bytes of a listing: one from another machine may be a bomb
+# A listing from another machine may be a bomb. An honest one takes two bytes and more for each name, and no fewer than
+# one for 133 when the same name comes again and again.
+LARGEST = 1 << 28  # bytes of a listing as it is kept
+_LONGEST = 1 << 28  # bytes unpacked
+_RATIO = 256  # and so many for each byte that is kept
+_MOST_NAMES = 1 << 22
+_MOST_LINES = 1 << 24
+_LONGEST_LINE = 1 << 16
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,10 @@ class Fingerprint:
 
     def of_parts(self, parts: Sequence[Sequence[int]], *, total: int) -> list[Fingerprint]:
         """The same for several parts, for which the list of files is unpacked once."""
-        entries = _parsed(self.listing) if self.listing else []  # it is our own, however long
+        entries = entries_of(self.listing) if self.listing else []
         if len(entries) != total:
             return [self] * len(parts)
-        return [Fingerprint.of([_entry(*entries[row]) for row in rows]) for rows in parts]
+        return [Fingerprint.of([entries[row] for row in rows]) for rows in parts]
 
     def to_json(self) -> dict[str, int | str] | str:
         """The digests, without the listing."""
@@ -98,37 +106,72 @@ def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
 
     Returns:
         Like ``cat/3.png changed``, ``cat/4.png touched``, ``cat/5.png is new``, ``and 12 more``. Empty where nothing
-        differs or a listing is unknown. Touched is a file of the same size with another time and unknown content.
+        differs or a listing is unknown, damaged or longer than any that names are taken from. Touched is a file of the
+        same size with another time and unknown content.
     """
     try:
-        old, new = (_parsed(listing, longest=_LONGEST) for listing in (before, now))
+        (olds, old_order), (news, new_order) = _known(before), _known(now)
     except zlib.error:
         return []
-    olds, news = dict(old), dict(new)
-    happened = [(name, _what_happened(olds.get(name), news.get(name))) for name in sorted(olds.keys() | news.keys())]
-    found = [f"{_printable(name)} {what}" for name, what in happened if what]
-    if not found and [name for name, _ in old] != [name for name, _ in new]:
+    names = sorted(name for name in olds.keys() | news.keys() if olds.get(name) != news.get(name))
+    happened = [(name, _what_happened(olds.get(name), news.get(name))) for name in names]
+    found = [(name, what) for name, what in happened if what]
+    if not found and old_order != new_order:
         return ["the same files in another order or number"]
-    return found[:limit] + ([f"and {len(found) - limit} more"] if len(found) > limit else [])
+    named = [f"{_printable(name)} {what}" for name, what in found[:limit]]
+    return named + ([f"and {len(found) - limit} more"] if len(found) > limit else [])
 
 
-def _parsed(listing: bytes, *, longest: int = 0) -> list[tuple[bytes, list[str]]]:
+def _known(listing: bytes) -> tuple[dict[bytes, bytes], str]:
+    """What is known of each file, and a digest of the names in their order.
+
+    Raises:
+        zlib.error: It is no listing, or longer than any that names are taken from.
+    """
+    known: dict[bytes, bytes] = {}
+    order = xxhash.xxh3_128()
+    for number, line in enumerate(_lines(listing)):
+        about, tab, name = line.partition(b"\t")
+        known[name] = about
+        order.update(name + b"\0")
+        if not tab or number >= _MOST_LINES or len(known) > min(_MOST_NAMES, len(listing)):
+            raise zlib.error("no listing, or too long")
+    return known, order.hexdigest()
+
+
+def _lines(listing: bytes) -> Iterator[bytes]:
+    """The lines of a listing, unpacked a few at a time."""
     unpacking = zlib.decompressobj()
-    plain = unpacking.decompress(listing, longest)
+    left, rest = min(_LONGEST, _RATIO * len(listing)), b""
+    for start in range(0, len(listing), _AT_ONCE):
+        packed = listing[start : start + _AT_ONCE]
+        while packed and not unpacking.eof:
+            plain = unpacking.decompress(packed, _AT_ONCE)
+            packed = unpacking.unconsumed_tail
+            left -= len(plain)
+            *lines, rest = (rest + plain).split(b"\0")
+            if left < 0 or len(rest) > _LONGEST_LINE:
+                raise zlib.error("too long")
+            yield from lines
     if not unpacking.eof:
-        raise zlib.error("cut short, or too long")
-    lines = [line.partition(b"\t") for line in plain.split(b"\0")[:-1]]
-    return [(name, known.decode(errors="replace").split(" ")) for known, _, name in lines]
+        raise zlib.error("cut short")
 
 
-def _entry(name: bytes, known: list[str]) -> Entry:
-    size, time, digest = [*known, UNREAD][:3]
-    return size, time, digest, name.decode(errors="surrogateescape")
+def entries_of(listing: bytes) -> list[Entry]:
+    """What a listing of our own was made from, however long it is."""
+    lines = [line.partition(b"\t") for line in zlib.decompress(listing).split(b"\0")[:-1]]
+    return [(*_parts(about), name.decode(errors="surrogateescape")) for about, _, name in lines]
 
 
-def _what_happened(old: list[str] | None, new: list[str] | None) -> str | None:
-    if old is None or new is None:
-        return "is gone" if new is None else "is new"
+def _parts(about: bytes) -> tuple[str, str, str]:
+    size, time, digest = [*about.decode(errors="replace").split(" "), UNREAD][:3]
+    return size, time, digest
+
+
+def _what_happened(before: bytes | None, now: bytes | None) -> str | None:
+    if before is None or now is None:
+        return "is gone" if now is None else "is new"
+    old, new = (about.decode(errors="replace").split(" ") for about in (before, now))
     read = len(old) == len(new) == 3  # both with a digest of the content
     if old[2] == new[2] if read else old[:2] == new[:2]:
         return None

@@ -18,15 +18,15 @@ What is not known is left out; an entry of another program has ``adopted: true``
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simet_cache import bounded
 from simet_cache.errors import DamagedEntryError, StoreError
-from simet_cache.listing import Fingerprint, differences
+from simet_cache.listing import LARGEST, Fingerprint, differences
 
 FORMAT = 1
 
@@ -71,7 +71,7 @@ def read(path: Path, key: str) -> dict[str, Any]:
         StoreError: It was written by a newer version of this program, or cannot be read.
     """
     try:
-        return parse(path.read_bytes(), key, str(path))
+        return parse(bounded.read(path), key, str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -86,8 +86,8 @@ def parse(blob: bytes, key: str, where: str) -> dict[str, Any]:
         StoreError: It was written by a newer version of this program.
     """
     try:
-        data = json.loads(blob)
-    except (ValueError, RecursionError) as error:
+        data = bounded.json_value(blob)
+    except ValueError as error:
         raise DamagedEntryError(f"{where} is no manifest: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("format"), int):
         raise DamagedEntryError(f"{where} is no manifest: expected a JSON object with a format")
@@ -119,7 +119,7 @@ def stale_because(entry: Mapping[str, Any], source: Source, listing: Path) -> st
 
 
 def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
-    before = _mapping(entry.get("dataset"))
+    before = mapping(entry.get("dataset"))
     same = Fingerprint.from_json(before.get("fingerprint")).same_as(source.fingerprint)
     was, now = before.get("class"), source.dataset.get("class")
     if same is None and was and now and was != now:
@@ -129,14 +129,14 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
     if same is not False:
         return ""
     try:
-        found = differences(listing.read_bytes(), source.fingerprint.listing)
-    except OSError:
+        found = differences(bounded.read(listing, most=LARGEST), source.fingerprint.listing)
+    except (OSError, DamagedEntryError):
         found = []
     return f"the images have changed since ({', '.join(found)})" if found else "they were made from other images"
 
 
 def _other_extractor(entry: Mapping[str, Any], source: Source) -> str:
-    before = _mapping(entry.get("extractor"))
+    before = mapping(entry.get("extractor"))
     for name in _IDENTITY:
         if name in before and name in source.extractor and before[name] != source.extractor[name]:
             return (
@@ -145,5 +145,6 @@ def _other_extractor(entry: Mapping[str, Any], source: Source) -> str:
     return ""
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A value of a manifest that should be an object; an empty one where it is not."""
     return value if isinstance(value, dict) else {}

@@ -7,22 +7,27 @@ noted under ``cache_dir/pending/``, before it is tried, and put there by the nex
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simet_cache import codec, locks, manifest
+from simet_cache import bounded, codec, locks, manifest
 from simet_cache.atomic import Staged
+from simet_cache.atomic import size as as_text
 from simet_cache.errors import DamagedEntryError, FeaturesError, RemoteError, StoreError, UnsafePickleError
 from simet_cache.featureset import FeatureSet, check_features
+from simet_cache.listing import LARGEST
 from simet_cache.look import facts
 from simet_cache.manifest import Source
 from simet_cache.remote import Remote
 
 if TYPE_CHECKING:
     from simet_cache.store import FeatureStore
+
+_LONGEST_NAME = 1 << 14  # bytes of a URL
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +61,17 @@ def fetch(store: FeatureStore, key: str, *, url: str, rows: int | None, source: 
             log.info("%s has features for key %s that do not count: %s", remote.name, key, why or "other rows")
             return False
 
+        size = _size(entry, handle, store.cache_dir)
+
         def write(new: Staged) -> Mapping[str, Any]:
-            remote.download(f"{key}.pkl", new.file)
+            remote.download(f"{key}.pkl", new.file, limit=size)
             status = new.finish()
             features = _checked(new.path, handle, remote)
             aligned = codec.inspect(new.path) is not None
             return {**entry, **facts(features, handle.digest, handle.row_order, status, aligned=aligned)}
 
-        listing = remote.read(f"{key}.files") or b""
-        store.place(key, write, listing=listing, needed=int(entry["file"]["bytes"]))
+        listing = remote.read(f"{key}.files", limit=LARGEST) or b""
+        store.place(key, write, listing=listing, needed=size)
         log.info("Fetched features for key %s from %s", key, remote.name)
         return True
     return False
@@ -108,8 +115,9 @@ def catch_up(store: FeatureStore, *, url: str) -> None:
     """Put there what earlier runs could not; what is being made at this moment is left to who makes it."""
     name = remote_at(url).name
     for path in sorted(_pending(store).glob("*")):
-        with suppress(OSError, StoreError):
-            if path.read_text(encoding="utf-8") != name or locks.is_computing(store.cache_dir, path.name):
+        with suppress(OSError, StoreError, ValueError):
+            noted = bounded.read(path, most=_LONGEST_NAME).decode()
+            if noted != name or locks.is_computing(store.cache_dir, path.name):
                 continue
             if not push(store, path.name, url=url):
                 return
@@ -122,6 +130,24 @@ def _pending(store: FeatureStore) -> Path:
 def _entry(remote: Remote, key: str) -> dict[str, Any] | None:
     blob = remote.read(f"{key}.json")
     return None if blob is None else manifest.parse(blob, key, f"{key}.json at {remote.name}")
+
+
+def _size(entry: Mapping[str, Any], handle: FeatureSet, folder: Path) -> int:
+    """How many bytes of features are to come, as a manifest says it.
+
+    Raises:
+        DamagedEntryError: No such features take so many.
+        StoreError: There is no room for them.
+    """
+    size = manifest.mapping(entry.get("file")).get("bytes")
+    most = codec.most_bytes(handle.shape, handle.dtype)
+    if type(size) is not int or not 0 < size <= most:
+        raise DamagedEntryError(f"{handle.key}.json: expected at most {most} bytes of features, found {str(size)[:40]}")
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise StoreError(f"cannot fetch {handle.key}.pkl: {as_text(size)} are needed, {as_text(free)} are free")
+    return size
 
 
 def _checked(path: Path, handle: FeatureSet, remote: Remote) -> codec.FloatArray:

@@ -6,6 +6,7 @@ it verifies it. A remote that does not answer costs a run seconds, and is then l
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 import fsspec
 
+from simet_cache.bounded import JSON_BYTES
 from simet_cache.errors import ConfigError, RemoteError
 
 _PAUSE = 60.0  # seconds for which a remote that is down is left alone
@@ -57,7 +59,7 @@ class Remote:
         self._lock = threading.Lock()
         self._resting: dict[str, tuple[float, str]] = {}
 
-    def read(self, name: str, *, limit: int = 16 * 2**20) -> bytes | None:
+    def read(self, name: str, *, limit: int = JSON_BYTES) -> bytes | None:
         """A small file whole; None where there is none.
 
         Raises:
@@ -68,14 +70,19 @@ class Remote:
         except _MissingError:
             return None
 
-    def download(self, name: str, file: IO[bytes]) -> None:
+    def download(self, name: str, file: IO[bytes], *, limit: int) -> None:
         """Copy a file into an open one, a few megabytes at a time. After an error, a part of it may be there.
 
+        Args:
+            name: Of the file.
+            file: To write to.
+            limit: How many bytes it may have.
+
         Raises:
-            RemoteError: It cannot be read, or is not there.
+            RemoteError: It cannot be read, is not there, or has more bytes than the limit.
             OSError: The local file cannot be written.
         """
-        with closing(self._chunks(name)) as chunks:
+        with closing(self._chunks(name, limit)) as chunks:
             file.writelines(chunks)
 
     def upload(self, path: Path, name: str) -> None:
@@ -110,19 +117,36 @@ class Remote:
         with suppress(_MissingError), self._trying("write", f"remove {name} from"):
             self._ask("rm_file", f"{self._root}/{name}")
 
-    def _chunks(self, name: str, limit: float = float("inf")) -> Generator[bytes]:
+    def _chunks(self, name: str, limit: int) -> Generator[bytes]:
         with self._trying("read", f"read {name} from"):
             path = f"{self._root}/{name}"
             self._fs.invalidate_cache()  # what others put there a second ago counts
             size = self._ask("info", path)["size"]
-            if size > limit:
-                raise RemoteError(f"expected at most {limit} bytes in {name} at {self.name}, found {size}")
+            if type(size) is not int or not 0 <= size <= limit:
+                found = "a file of unknown length" if size is None else size
+                raise RemoteError(f"expected at most {limit} bytes in {name} at {self.name}, found {found}")
             for start in range(0, size, _CHUNK):
                 end = min(start + _CHUNK, size)
-                chunk = self._ask("cat_file", path, start=start, end=end, size=_CHUNK)
+                chunk = self._part(path, start, end)
                 if len(chunk) != end - start:
                     raise RemoteError(f"expected {size} bytes in {name} at {self.name}, found {start + len(chunk)}")
                 yield chunk
+
+    def _part(self, path: str, start: int, end: int) -> bytes:
+        """Some bytes of a file. Where a server sends more than it was asked for, not much more is taken.
+
+        Raises:
+            RemoteError: It sends more.
+        """
+        protocols = [self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol
+        if "http" in protocols:  # its ``cat_file`` takes whatever comes
+            chunk = _Chunk(end - start)
+            headers = {**self._fs.kwargs.get("headers", {}), "Range": f"bytes={start}-{end - 1}"}
+            self._ask("get_file", path, chunk, headers={**headers, "Accept-Encoding": "identity"}, size=_CHUNK)
+            return chunk.getvalue()
+        if "s3" in protocols:  # and so does this one, but it can be told to look at the headers first
+            self._fs.s3.meta.events.register("before-parse.s3.GetObject", _refuse_more, unique_id="simet-cache")
+        return bytes(self._ask("cat_file", path, start=start, end=end, size=_CHUNK))
 
     def _ask(self, method: str, *arguments: Any, size: int = 0, **options: Any) -> Any:
         """One call of the file system, for a limited time where that can be had."""
@@ -170,6 +194,29 @@ class Remote:
             fs, root = fsspec.url_to_fs(self._url, **options)
             fs.retries = _TRIES
             self._fs, self._root = fs, root.rstrip("/")
+
+
+class _Chunk(io.BytesIO):
+    """Bytes on their way from a server, and no more than were asked for."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._length:
+            raise RemoteError(_MORE)
+        return super().write(data)
+
+
+def _refuse_more(response_dict: Any, **_: Any) -> None:
+    """Called by botocore when there are headers, and no byte of a body that is to be read later."""
+    length = response_dict["headers"].get("content-length", "")
+    if response_dict["status_code"] < 300 and not (length.isdecimal() and int(length) <= _CHUNK):
+        raise RemoteError(_MORE)
+
+
+_MORE = "the remote sends more of a file than the part that it is asked for; expected a server that knows Range"
 
 
 def _check(url: str) -> None:

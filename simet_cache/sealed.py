@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_hexdigest
 
+from simet_cache.bounded import JSON_BYTES, json_value
 from simet_cache.errors import DamagedEntryError
 
 DTYPES = {
@@ -41,7 +42,8 @@ DTYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _START = b'{"__metadata__": {"check": "'
 _ZEROS = b"0" * 32
-_LONGEST = 100_000_000  # bytes of a head, as safetensors has it
+_LONGEST = JSON_BYTES  # bytes of a head
+_MOST_DIMENSIONS = 8
 _AT_ONCE = 1 << 14  # bytes that are read first: most heads are shorter
 
 Array = NDArray[Any]
@@ -136,8 +138,8 @@ def read_head(file: IO[bytes], path: Path) -> Head:
     if not blob.startswith(_START) or blob[first:last] != _digest_without(blob, first, last):
         raise DamagedEntryError(f"{path} is damaged: its head is not what was written")
     try:
-        head = _parsed(json.loads(blob), 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        head = _parsed(json_value(blob), 8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedEntryError(f"{path} is none of our files: {error!r}") from error
     if (head.places[-1].stop if head.places else 8 + length) != size:
         raise DamagedEntryError(f"{path} is damaged: it has {size} bytes, not as many as its arrays take")
@@ -157,8 +159,8 @@ def _parsed(data: Any, start: int) -> Head:
     for number, digest in enumerate(digests):
         said = data[str(number)]
         shape = tuple(said["shape"])
-        if not all(type(length) is int and length >= 0 for length in shape):
-            raise ValueError(f"expected a shape, found {shape}")
+        if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and 0 <= length < 1 << 40 for length in shape):
+            raise ValueError(f"expected a shape, found {str(shape)[:80]}")
         place = Place(np.dtype(DTYPES[said["dtype"]]), shape, places[-1].stop if places else start, digest)
         if [start + offset for offset in said["data_offsets"]] != [place.start, place.stop]:
             raise ValueError("expected arrays one after another")

@@ -60,11 +60,12 @@ def remember_skipped(
         "fingerprint": source.fingerprint.to_json(),
         "skipped": [{"position": p, **asdict(s)} for p, s in zip(positions, skipped, strict=True)],
     }
-    path = store.path(key).with_suffix(".skipped.json")
+    path, blob = store.path(key).with_suffix(".skipped.json"), json.dumps(record, indent=1).encode()
     try:
-        write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
-    except OSError as error:  # the next run finds them bad again
-        log.warning("cannot write %s: %s", path, error.strerror or error)
+        bounded.check_json(blob)
+        write_atomically(path, lambda file: file.write(blob))
+    except (OSError, ValueError) as error:  # the next run finds them bad again
+        log.warning("cannot write %s: %s", path, getattr(error, "strerror", None) or error)
 
 
 def without_bad(

@@ -81,7 +81,7 @@ def stat(dataset: Any) -> str | None:
 
 
 def names(found: Fingerprint) -> list[str]:
-    return [os.fsdecode(name) for name, _ in listings._parsed(found.listing)]
+    return [name for *_, name in listings.entries_of(found.listing)]
 
 
 def flip(path: Path) -> None:
@@ -275,12 +275,12 @@ def test_many_files_keep_their_order(tmp_path: Path) -> None:
     files = [f"{number}.png" for number in range(300)]
     write(tmp_path, *files[:-1])
     found = fingerprint(folder(tmp_path, files), content=True)
-    digests = {name: known[2] for name, known in listings._parsed(found.listing)}
+    digests = {name: digest for _, _, digest, name in listings.entries_of(found.listing)}
     assert len(set(digests.values())) == 300
-    assert digests[b"299.png"] == "missing"
+    assert digests["299.png"] == "missing"
     for name in ("0.png", "130.png", "299.png"):
-        alone = listings._parsed(fingerprint(folder(tmp_path, [name]), content=True).listing)
-        assert alone == [(name.encode(), [*alone[0][1][:2], digests[name.encode()]])]
+        alone = listings.entries_of(fingerprint(folder(tmp_path, [name]), content=True).listing)
+        assert alone == [(*alone[0][:2], digests[name], name)]
 
 
 def test_what_may_not_be_read_counts_by_size_and_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

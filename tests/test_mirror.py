@@ -288,7 +288,7 @@ def test_a_connection_that_is_cut_leaves_nothing_half(
 ) -> None:
     here.put(KEY, FEATURES)
 
-    def cut(self: Remote, name: str, file: IO[bytes]) -> None:
+    def cut(self: Remote, name: str, file: IO[bytes], **_: object) -> None:
         file.write(b"half")
         raise RemoteError("the connection was cut")
 

@@ -211,7 +211,7 @@ def local(tmp_path: Path) -> Callable[..., Path]:
 
 def fetched(home: Remote, name: str = "x.pkl") -> bytes:
     file = io.BytesIO()
-    home.download(name, file)
+    home.download(name, file, limit=2**30)
     return file.getvalue()
 
 
@@ -248,7 +248,7 @@ def test_a_big_file_comes_in_chunks(s3: S3, monkeypatch: pytest.MonkeyPatch) -> 
     file = io.BytesIO()
     file.write = lambda piece: pieces.append(piece) or len(piece)  # type: ignore[method-assign]
     file.writelines = lambda lines: [file.write(line) for line in lines]  # type: ignore[method-assign]
-    Remote("s3://bucket").download("x.pkl", file)
+    Remote("s3://bucket").download("x.pkl", file, limit=2**30)
     assert max(map(len, pieces)) == 100_000
     assert b"".join(pieces) == BIG
 
@@ -307,7 +307,7 @@ def test_a_local_problem_is_no_trouble_of_the_remote(s3: S3, local: Callable[...
     with pytest.raises(FileNotFoundError):
         home.upload(tmp_path / "gone", "x.pkl")
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError) as info:
-        home.download("x.pkl", full)
+        home.download("x.pkl", full, limit=2**30)
     assert info.value.errno == errno.ENOSPC
     home.upload(local(b"2"), "x.pkl")
     assert fetched(home) == b"2"
@@ -389,7 +389,7 @@ def test_a_download_is_cut_half_way(relay: Relay, s3: S3) -> None:
     s3.put("x.pkl", BIG)
     clock, file = Clock(), io.BytesIO()
     home, relay.down = Remote("s3://bucket", clock=clock), 300_000
-    in_trouble(lambda: home.download("x.pkl", file), r"cannot read x\.pkl from s3://bucket: .")
+    in_trouble(lambda: home.download("x.pkl", file, limit=2**30), r"cannot read x\.pkl from s3://bucket: .")
     assert relay.cuts
     relay.down = 2**40
     clock.now += 61

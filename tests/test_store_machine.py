@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import runpy
@@ -91,6 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.handles: list[tuple[FeatureSet, np.ndarray]] = []
         self.count = 0
+        self.changes = itertools.count(1000)
         self.put_aside = 0
         self._fsync = mock.patch.object(os, "fsync")  # nothing here loses its power
         self._fsync.start()
@@ -281,8 +283,12 @@ class StoreMachine(RuleBasedStateMachine):
         if not in_place:
             path.unlink(missing_ok=True)
         path.write_bytes(pickle.dumps(array))
-        os.utime(path, ns=(1, self.count * 10**9))  # clocks may tick more slowly than this test runs
+        self.changed(path)
         self.model[key] = Known(array, ours=False, damaged=key in self.unreadable)
+
+    def changed(self, path: Path) -> None:
+        """At a time that no file of this test had before: clocks may tick more slowly than it runs."""
+        os.utime(path, ns=(1, next(self.changes) * 10**9))
 
     @rule(key=keys, how=st.sampled_from(["empty", "half", "byte", "more"]), at=st.integers(0, 1 << 16))
     def damage_features(self, key: str, how: str, at: int) -> None:
@@ -294,7 +300,7 @@ class StoreMachine(RuleBasedStateMachine):
             at = HEAD + at % (len(content) - HEAD)
             content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "more": content + b"."}.get(how, content))
-        os.utime(path, ns=(1, (1000 + self.count) * 10**9))
+        self.changed(path)
         described = path.with_suffix(".json").exists()
         self.model[key].damaged = how != "byte" or described
         if not self.model[key].damaged:
@@ -343,7 +349,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(key=keys)
     def touch(self, key: str) -> None:
         if key in self.model:
-            os.utime(self.path(key), ns=(1, (2000 + self.count) * 10**9))
+            self.changed(self.path(key))
 
     @rule()
     def move(self) -> None:
