@@ -46,7 +46,7 @@ def read(path: Path, *, most: int = JSON_BYTES) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(most + 1) if size <= most else b""
+        content = file.read(size + 1) if size <= most else b""
     if max(size, len(content)) > most:
         raise DamagedEntryError(f"{path} is damaged: expected at most {most} bytes, found {max(size, len(content))}")
     return content
@@ -71,8 +71,10 @@ def check_json(blob: bytes | str) -> None:
     Raises:
         ValueError: It is.
     """
-    text = blob.decode("latin1") if isinstance(blob, bytes) else blob  # never fails, and keeps what is counted
-    values = text.count(",") + text.count("[") + text.count("{")
-    if values > _JSON_VALUES or len(text) > JSON_BYTES:
-        found = f"{values} values in {len(text)} bytes"
+    if isinstance(blob, bytes):
+        values = blob.count(b",") + blob.count(b"[") + blob.count(b"{")
+    else:
+        values = blob.count(",") + blob.count("[") + blob.count("{")
+    if values > _JSON_VALUES or len(blob) > JSON_BYTES:
+        found = f"{values} values in {len(blob)} bytes"
         raise ValueError(f"expected at most {_JSON_VALUES} values in {JSON_BYTES} bytes of JSON, found {found}")

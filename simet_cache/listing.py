@@ -20,8 +20,8 @@ UNREAD = "-"
 LARGEST = 1 << 28  # bytes of a listing as it is kept
 _LONGEST = 1 << 28  # bytes unpacked
 _RATIO = 256  # and so many for each byte that is kept
-_MOST_NAMES = 1 << 22
 _MOST_LINES = 1 << 24
+_MORE_LINES = 1000
 _LONGEST_LINE = 1 << 16
 _AT_ONCE = 1 << 16
 
@@ -110,7 +110,8 @@ def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
         same size with another time and unknown content.
     """
     try:
-        (olds, old_order), (news, new_order) = _known(before), _known(now)
+        news, new_order, lines = _known(now, most=_MOST_LINES)
+        olds, old_order, _ = _known(before, most=2 * lines + _MORE_LINES)  # of one key, and so of equally many rows
     except zlib.error:
         return []
     names = sorted(name for name in olds.keys() | news.keys() if olds.get(name) != news.get(name))
@@ -122,21 +123,25 @@ def differences(before: bytes, now: bytes, *, limit: int = 3) -> list[str]:
     return named + ([f"and {len(found) - limit} more"] if len(found) > limit else [])
 
 
-def _known(listing: bytes) -> tuple[dict[bytes, bytes], str]:
-    """What is known of each file, and a digest of the names in their order.
+def _known(listing: bytes, *, most: int) -> tuple[dict[bytes, bytes], str, int]:
+    """What is known of each file, a digest of the names in their order, and the number of lines.
+
+    Args:
+        listing: Of a fingerprint.
+        most: How many lines it may have.
 
     Raises:
         zlib.error: It is no listing, or longer than any that names are taken from.
     """
     known: dict[bytes, bytes] = {}
-    order = xxhash.xxh3_128()
-    for number, line in enumerate(_lines(listing)):
+    order, number = xxhash.xxh3_128(), 0
+    for number, line in enumerate(_lines(listing), start=1):
         about, tab, name = line.partition(b"\t")
         known[name] = about
         order.update(name + b"\0")
-        if not tab or number >= _MOST_LINES or len(known) > min(_MOST_NAMES, len(listing)):
+        if not tab or number > most:
             raise zlib.error("no listing, or too long")
-    return known, order.hexdigest()
+    return known, order.hexdigest(), number
 
 
 def _lines(listing: bytes) -> Iterator[bytes]:

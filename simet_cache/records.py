@@ -24,8 +24,10 @@ from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  
 from prefect.serializers import Serializer
 from pydantic import Field, PrivateAttr
 
+from simet_cache import bounded
 from simet_cache.atomic import write_atomically
-from simet_cache.errors import SimetCacheError, StoreError
+from simet_cache.bounded import json_value
+from simet_cache.errors import DamagedEntryError, SimetCacheError, StoreError
 from simet_cache.featureset import FeatureSet
 from simet_cache.manifest import Source
 from simet_cache.store import FeatureStore
@@ -77,7 +79,7 @@ class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised 
 
     def loads(self, blob: bytes) -> Any:
         """What ``dumps`` was given; an exception comes back as a ``SimetCacheError`` that says the same."""
-        data = json.loads(blob)
+        data = json_value(blob)
         if not isinstance(data, dict):
             raise TypeError(f"expected a JSON object, found {type(data).__name__}")
         if "error" in data:
@@ -148,8 +150,8 @@ class Records(WritableFileSystem):
 
     def _returned(self, key: str) -> str | None:
         """The digest of the features that the task has returned; Prefect writes its result before its record."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            value = FeatureResultSerializer().loads((self.results / key).read_bytes())
+        with contextlib.suppress(OSError, DamagedEntryError, ValueError, KeyError, TypeError):
+            value = FeatureResultSerializer().loads(bounded.read(self.results / key))
             return value.digest if isinstance(value, FeatureSet) else None
         return None
 
@@ -175,10 +177,10 @@ class Records(WritableFileSystem):
             keep(self.results / key, handle)
             keep(self.records / key, record)
             return record, handle
-        blob = (self.results / key).read_bytes()
         try:
+            blob = bounded.read(self.results / key)
             value = FeatureResultSerializer().loads(blob)
-        except (ValueError, KeyError, TypeError) as error:
+        except (DamagedEntryError, ValueError, KeyError, TypeError) as error:
             raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
         if isinstance(value, FeatureSet):  # replaced or moved since, perhaps: the store's word counts
             if blob != handle:
@@ -191,9 +193,9 @@ class Records(WritableFileSystem):
     def _recorded(self, key: str) -> dict[str, Any] | None:
         """A record as plain values, of which few are believed: it may name a serializer that runs code."""
         try:
-            data = json.loads((self.records / key).read_bytes())
+            data = json_value(bounded.read(self.records / key))
             ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
-        except (OSError, ValueError, AttributeError):
+        except (OSError, DamagedEntryError, ValueError, AttributeError):
             return None
         return dict(data)
 
