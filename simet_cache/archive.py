@@ -87,7 +87,9 @@ def export(store: FeatureStore, keys: Sequence[str], archive: Path, *, force: bo
         ConfigError: The file is there already.
         StoreError: It cannot be written.
     """
-    if archive.exists() and not force:
+    with reported("cannot write", archive):
+        there = archive.exists()
+    if there and not force:
         raise ConfigError([f"{archive} is there already; choose another name, or replace it with --force"])
     with reported("cannot write", archive), staged(archive) as new:
         with tarfile.open(fileobj=new.file, mode="w", format=tarfile.GNU_FORMAT) as tar:
