@@ -7,6 +7,7 @@ noted under ``cache_dir/pending/``, before it is tried, and put there by the nex
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -113,8 +114,10 @@ def forget(key: str, *, url: str) -> None:
 
 def catch_up(store: FeatureStore, *, url: str) -> None:
     """Put there what earlier runs could not; what is being made at this moment is left to who makes it."""
-    name = remote_at(url).name
-    for path in sorted(_pending(store).glob("*")):
+    name, waiting = remote_at(url).name, list[str]()
+    with suppress(OSError):
+        waiting = sorted(os.listdir(_pending(store)))
+    for path in (_pending(store) / key for key in waiting):
         with suppress(OSError, StoreError, ValueError):
             noted = bounded.read(path, most=_LONGEST_NAME).decode()
             if noted != name or locks.is_computing(store.cache_dir, path.name):

@@ -1,7 +1,7 @@
 """Run by test_every_call.py under faults.c: every call to the file system of an operation is the last one, or fails.
 
-An operation is done in a forked process, in a copy of a folder that was made ready for it. What is left then is looked at
-by another one: every entry is the old or the new one, doing the same again ends well, and nothing stays behind.
+An operation is done in a forked process, in a copy of a folder that was made ready for it. What is left then is
+looked at by another one: every entry is the old or the new one, doing the same again ends well, and nothing stays behind.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Operation:
         expected: What the entries under ``cache`` may be, key by key, whatever happens on the way; the last of each is
             what it is when all is done. A key that is left out is never there.
         check: What else holds, whatever happened on the way.
+        stride: Of how many calls one fails: those of shards are many, and test_shards_crash.py has each of its own.
         quarantined: How many features are in quarantine at the end.
     """
 
@@ -97,6 +98,7 @@ class Operation:
     expected: dict[str, list[int | None]]
     check: Callable[[Path], object] = lambda folder: None
     quarantined: int = 0
+    stride: int = 1
 
 
 def cache(folder: Path, **options: Any) -> FeatureStore:
@@ -248,6 +250,8 @@ def records_agree(folder: Path) -> None:
     from simet_cache.records import FeatureResultSerializer, Records, Wanted
 
     mine = Records.of(cache(folder), Wanted(KEY, 9, BEFORE))
+    if mine.records.joinpath(KEY).exists() and not mine.results.joinpath(KEY).exists():
+        return  # a record whose result could not be kept: Prefect calls the task again, which finds the features
     assert json.loads(mine.read_path(KEY))["storage_key"] == str(mine.results / KEY)
     assert FeatureResultSerializer().loads(mine.result(KEY)) == cache(folder).find(KEY)
 
@@ -263,7 +267,7 @@ def assembles(folder: Path) -> None:
     import sharder
 
     store, whole, _ = sharder.ready(folder)
-    found = sharder.assemble(store, whole, sharder.shards(store, whole), size=sharder.SIZE)
+    found = store.find(whole.key) or sharder.run(store, whole)
     assert np.array_equal(loaded(found)[:, 0], np.arange(sharder.IMAGES))
 
 
@@ -303,7 +307,7 @@ OPERATIONS = {
     "push": Operation(cache, pushes, {KEY: [None, 2]}, remote_is_whole),
     "derive": Operation(cache, derives, {}, derived_is_whole),
     "record": Operation(lambda folder: put(cache(folder), KEY, 1, BEFORE), records, {KEY: [1]}, records_agree),
-    "assemble": Operation(extracts, assembles, {}, assembled),
+    "assemble": Operation(extracts, assembles, {}, assembled, stride=3),
 }
 
 
@@ -372,10 +376,11 @@ def look_after(one: Operation, folder: Path, *, done: bool) -> bool:
 def every_call(name: str, home: Path, way: str) -> None:
     """Print how many calls there were, and what became of the operation. It goes on after what is wrong."""
     one, became, wrong = OPERATIONS[name], Counter[str](), []
-    template, folder = home / "template", home / "folder"  # always the same name: records hold it
-    template.mkdir()
-    assert forked(lambda: one.ready(template) and None) == 0
-    for at in itertools.count():
+    template, folder = home / "template", home / "folder"  # always the same name: keys and records hold it
+    folder.mkdir()
+    assert forked(lambda: one.ready(folder) and None) == 0
+    folder.rename(template)
+    for at in itertools.count(0, one.stride):
         template.rename(folder)
         shutil.copytree(folder, template)
         code = forked(lambda at=at: attempt(one, folder, at, WAYS[way]))  # type: ignore[misc]
@@ -389,7 +394,7 @@ def every_call(name: str, home: Path, way: str) -> None:
             break
         became["killed" if killed else "refused" if code else "done"] += 1
     print(json.dumps({"calls": at, **became}))
-    assert not wrong, f"{name}, {way}: {wrong}"
+    assert not wrong, f"{name}, {way}: {len(wrong)} times, like {wrong[:5]}"
 
 
 # The storm
@@ -429,7 +434,7 @@ def storm(home: Path, seconds: float, seed: int) -> None:
         if place.is_dir():
             sweep(place, now=time.time() + 100)
     assert verify(FeatureStore(home), full=True).findings == ()
-    assert not (home / "quarantine").exists()
+    assert list(home.glob("quarantine/*")) == []
     counts["values"] = len((home.parent / "seen").read_bytes()) if (home.parent / "seen").exists() else 0
     print(json.dumps(counts))
 
