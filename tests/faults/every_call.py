@@ -1,7 +1,7 @@
 """Run by test_every_call.py under faults.c: every call to the file system of an operation is the last one, or fails.
 
 An operation is done in a forked process, in a copy of a folder that was made ready for it. What is left then is
-looked at by another one: every entry is the old or the new one, doing the same again ends well, and nothing stays behind.
+looked at by others: every entry is the old or the new one, doing the same again ends well, and nothing stays behind.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def test_every_call_is_the_last_one_or_fails(shim: Path, tmp_path: Path, operati
     assert tried == -(-found["calls"] // (3 if operation == "assemble" else 1))
     if way == "kill":
         assert found["killed"] == tried
-    elif way in ("short", "EINTR"):
-        assert found["refused"] <= found["calls"] // 4, "what can be tried again was not"
+    elif way == "short":
+        assert found["refused"] == 0, "what was written in part was not written on"
 
 
 @pytest.mark.slow
