@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -209,7 +209,9 @@ class Metric:
         noise: ``noise(real=, synth=, seed=, **parameters)``, a ``Noise``, or why these rows allow none, as the end of
             the sentence ``no interval: ...``; ``joint=`` likewise.
         blocks: Whether its noise is found from disjoint parts of both sets (see ``blocks``). ``noise`` then says only
-            how far the value moves while what it is measured with, such as balls or a trained probe, stays the same.
+            how far the value moves while the balls that it is measured with stay the same.
+        classes: ``classes(joint=, intervals=)``, for a metric whose values of classes are read off what it makes of all
+            rows: the label, ``Outcome`` and noise of each class. Others are measured on the rows of each class alone.
         method: How the noise is found, as results say it; or why no interval is offered.
         parameters: Names and defaults of what a caller may set.
         minimal_n: Fewest rows in either set.
@@ -238,6 +240,7 @@ class Metric:
     minimal_n: int = 2
     sides: tuple[Side, ...] = ("real", "synth")
     blocks: bool = False
+    classes: Callable[..., Iterable[tuple[str, Outcome, Noise | str | None]]] | None = None
     needs_labels: bool = False
     bounds: tuple[float, float] = (-np.inf, np.inf)
     squared: bool = False
