@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
+from simet_cache.metrics import freedom
 from simet_cache.metrics.logistic import fitted
 from simet_cache.metrics.metric import Labels, Noise, Outcome, Summarised
 from simet_cache.metrics.rows import Features, block_rows, slices
@@ -229,18 +230,15 @@ def _by_class(
 def _tstr_noise(right: NDArray[np.bool_], again: NDArray[np.bool_]) -> Noise:
     shared, trained = right - right.mean(), float(again.mean(axis=1).var(ddof=1))
     tested = float(shared.var(ddof=1)) / len(right)
-    return Noise(shared=shared, count=len(right), own=trained, freedom=_freedom(trained, tested))
+    known = freedom.of_sum((trained, RESAMPLES - 1), (tested, np.inf))
+    return Noise(shared=shared, count=len(right), own=trained, freedom=known)
 
 
 def _trts_noise(right: NDArray[np.bool_], again: NDArray[np.bool_]) -> Noise:
     """The probes of real rows are those of every set that is compared with them: their part is what two sets share."""
     trained, tested = again.mean(axis=1), float(right.var(ddof=1)) / len(right)
-    return Noise(shared=trained, count=1, own=tested, freedom=_freedom(float(trained.var(ddof=1)), tested))
-
-
-def _freedom(trained: float, tested: float) -> float:
-    """Of the sum of a variance that is found from resamples and one that is known well (Satterthwaite 1946)."""
-    return (RESAMPLES - 1) * ((trained + tested) / trained) ** 2 if trained > 0 else np.inf
+    known = freedom.of_sum((float(trained.var(ddof=1)), RESAMPLES - 1), (tested, np.inf))
+    return Noise(shared=trained, count=1, own=tested, freedom=known)
 
 
 def _too_few(**rows: int) -> str:
