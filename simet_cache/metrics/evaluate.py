@@ -318,7 +318,11 @@ def _with_intervals(
     values: Mapping[str, MetricValue], requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals
 ) -> dict[str, MetricValue]:
     noises = {name: value.noise for name, value in values.items()}
-    by_blocks = {name: requests[name] for name in values if METRICS[name].blocks}
+    by_blocks = {
+        name: requests[name]
+        for name, value in values.items()
+        if METRICS[name].blocks and not isinstance(value.noise, str)
+    }
     if by_blocks:
         noises |= _block_noise(values, by_blocks, real=real, synth=synth, intervals=intervals)
     mark = reference_mark(real, intervals.seed)

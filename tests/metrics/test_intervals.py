@@ -548,3 +548,13 @@ def test_sets_sorted_by_class_have_the_errors_of_shuffled_ones() -> None:
         ofs = [[each[name].interval.standard_error for name in names] for each in found]  # type: ignore[union-attr]
         errors.append(np.mean(ofs, axis=0))
     np.testing.assert_allclose(errors, np.broadcast_to(errors[0], (3, len(names))), rtol=0.3)
+
+
+def test_authenticity_that_hubs_decide_has_no_interval() -> None:
+    """Rows of a narrow set in many dimensions have the same few real rows as nearest ones: 24 of 1,000 here."""
+    rng = np.random.default_rng(0)
+    real, near = rng.standard_normal((2, 600, 64))
+    for synth, offered in ((near, True), (0.5 * near, False)):
+        found = evaluate(real=real, synth=synth, metrics=["authenticity"], intervals=True)["authenticity"]
+        assert (found.interval is not None) is offered
+    assert "real rows are nearest to nearly all synthetic ones; it needs 50" in found.warnings[-1]
