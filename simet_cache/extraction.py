@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 from simet_cache import codec, devices, pieces, stopping
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DatasetError, ImageReadError
-from simet_cache.extractors import make_extractor
+from simet_cache.errors import DatasetError, ImageReadError, WeightsError
+from simet_cache.extractors import Extractor, make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
-from simet_cache.manifest import Source
+from simet_cache.manifest import IDENTITY, Source
 from simet_cache.retrying import errno_can_pass
 from simet_cache.skipped import without_bad, without_skipped
-from simet_cache.sources import in_key_order, key_of, source_of
+from simet_cache.sources import before_reading, in_key_order, key_of, require_unchanged, source_of
 from simet_cache.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -95,15 +95,17 @@ def extract_to_store(
 
     Raises:
         ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``; or the file system fails.
-        DatasetError: No image at all can be read.
+        DatasetError: No image at all can be read, or images changed while they were read.
         StoppedError: The run was asked to stop.
         ExtractorError: The model cannot be had.
+        WeightsError: Its weights are not those that ``source`` names: their file was replaced.
         StaleEntryError: There is a stale entry, and the store's ``on_stale`` is ``error``.
         StoreError: An entry cannot be read. Where features cannot be written, the handle carries them.
     """
-    batch_size, extractor = config.batch_size, make_extractor(config).identity
-    # before the images are read: what changes meanwhile shall be seen
-    source = source or source_of(dataset, suffix=suffix, batch_size=batch_size, name=name, extractor=extractor)
+    batch_size = config.batch_size
+    if source is None:
+        made_by = make_extractor(config).identity
+        source = source_of(dataset, suffix=suffix, batch_size=batch_size, name=name, extractor=made_by)
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
     if not force and (found := store.find(key, rows=len(dataset), source=source)):
         return found
@@ -143,9 +145,12 @@ def _extracted(
     name: str,
     shard_of: str | None,
 ) -> FeatureSet:
-    started = time.perf_counter()
-    features, bad = extract(ordered, config=config, device=device, skip=skip, name=name)
+    extractor = make_extractor(config)  # anew: the file of weights may have been replaced since the key was made
+    _require_same(extractor, source, name)
+    before, started = before_reading(ordered, source), time.perf_counter()
+    features, bad = extract(ordered, config=config, extractor=extractor, device=device, skip=skip, name=name)
     seconds = time.perf_counter() - started
+    require_unchanged(ordered, before, name=name)
     if not len(features) and (shard_of is None or not bad):
         first = f"; the first: {bad[0][1]}" if bad else ""
         raise DatasetError(f"none of the {len(ordered)} images of {name} can be read{first}")
@@ -163,6 +168,18 @@ def _extracted(
         details["skipped"] = [asdict(image) for image in skipped]
     details |= pieces.said_of_shard(store, good_key, shard_of)
     return store.keep(good_key, features, source=good_source, send=False, **details)
+
+
+def _require_same(extractor: Extractor, source: Source, name: str) -> None:
+    """See that an extractor, here and now, is the one that the key was made with."""
+    for what in IDENTITY:
+        expected, found = source.extractor.get(what), extractor.identity.get(what)
+        if None not in (expected, found) and expected != found:
+            raise WeightsError(
+                f"the extractor of {name} is not the one that its key was made with: expected {what} {expected!r},"
+                f" found {found!r}, which its file of weights or this machine has by now; nothing is stored. Run again,"
+                " and give each checkpoint a file of its own"
+            )
 
 
 def _extracted_meanwhile(
@@ -193,6 +210,7 @@ def extract(
     dataset: Dataset[Any],
     *,
     config: ExtractorConfig,
+    extractor: Extractor | None = None,
     device: str | None = None,
     skip: bool = False,
     name: str = "dataset",
@@ -202,6 +220,7 @@ def extract(
     Args:
         dataset: Images by position.
         config: Which model.
+        extractor: The same with its weights as they were found before; by default they are looked for now.
         device: Where it runs; by default on the first that the configuration allows.
         skip: Leave out images that cannot be read.
         name: For the progress bar.
@@ -217,7 +236,7 @@ def extract(
         StoppedError: The run was asked to stop.
     """
     device = device or devices.available(config.device)[0]
-    model = _model(config, device)
+    model = _model(config, extractor or make_extractor(config), device)
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     features: FloatArray | None = None
     bad: list[tuple[int, ImageReadError]] = []
@@ -240,17 +259,18 @@ def extract(
     return np.empty((0, 0), np.float32) if features is None else features[:filled], bad
 
 
-_models: dict[str, tuple[tuple[ExtractorConfig, str], nn.Module]] = {}  # the one that was used last on each device
+_models: dict[str, tuple[tuple[Any, ...], nn.Module]] = {}  # the one that was used last on each device
 _building = threading.Lock()  # torch.fx traces in one thread at a time
 
 
-def _model(config: ExtractorConfig, device: str) -> nn.Module:
+def _model(config: ExtractorConfig, extractor: Extractor, device: str) -> nn.Module:
     """A model on a device, where every dataset of a run uses the same; the one before it goes first."""
-    wanted = config, make_extractor(config).suffix  # another file of weights is another model
+    # another file of weights is another model, whatever its name
+    wanted = config, extractor.suffix, extractor.identity.get("weights")
     with _building:
         if device not in _models or _models[device][0] != wanted:
             _models.pop(device, None)
-            model = make_extractor(config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = extractor.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             _models[device] = wanted, model
         return _models[device][1]
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError
 from simet_cache.loaders import expected_rows, loader_key, loader_source
+from simet_cache.sources import before_reading, require_unchanged
 from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class FeatureCacheService:
 
         Raises:
             KeyInputError: The loader has no key.
+            DatasetError: Images changed while they were read. Nothing is cached.
             FeaturesError: ``compute_fn`` returned something else, or other rows than the loader gives. Nothing is
                 cached, and an older entry is untouched; so it is where ``compute_fn`` fails.
             UnsafePickleError: The file of this key would run code.
@@ -68,8 +70,11 @@ class FeatureCacheService:
         computed: list[FloatArray] = []
 
         def compute() -> FloatArray:
-            computed[:] = [compute_fn(loader)]
-            return computed[0]
+            before = before_reading(loader.dataset, source)
+            features = compute_fn(loader)
+            require_unchanged(loader.dataset, before)
+            computed[:] = [features]
+            return features
 
         for force in (force_recompute, False):
             found = self._store.get_or_compute(

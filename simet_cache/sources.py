@@ -8,8 +8,10 @@ from typing import Any
 
 from torch.utils.data import Subset
 
+from simet_cache.errors import DatasetError
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import KeyComponents, resolve_subset
+from simet_cache.listing import Fingerprint, differences
 from simet_cache.manifest import DATASET_ORDER, Source
 
 
@@ -48,6 +50,40 @@ def source_of(
         extractor=extractor or {},
         row_order=row_order,
     )
+
+
+def before_reading(dataset: Any, source: Source) -> Fingerprint:
+    """What the data of a dataset must still be when all of them have been read.
+
+    That is what ``source`` says of them, where it describes each row. Else, as for a part of data whose fingerprint is
+    of the whole, it is taken now.
+    """
+    described = source.fingerprint.is_of_rows(len(dataset))
+    return source.fingerprint if described else fingerprint(dataset)
+
+
+def require_unchanged(dataset: Any, before: Fingerprint, *, name: str = "dataset") -> None:
+    """See that the data of a dataset are what they were before they were read: features of both kinds are of nothing.
+
+    Sizes and times of change are compared first, and contents only where these differ and the contents are known.
+
+    Args:
+        dataset: The one that was read.
+        before: Of ``before_reading``.
+        name: What it is called in the message.
+
+    Raises:
+        DatasetError: They have changed.
+    """
+    now = fingerprint(dataset)
+    if before.stat != now.stat and before.content is not None:
+        now = fingerprint(dataset, content=True)
+    if before.same_as(now) is False:
+        what = ", ".join(differences(before.listing, now.listing))
+        raise DatasetError(
+            f"the images of {name} changed while they were read{f' ({what})' if what else ''}; nothing is stored. Run"
+            " again when nothing writes to them any more"
+        )
 
 
 def in_key_order(dataset: Any) -> Any:

@@ -225,11 +225,14 @@ def test_folders_raise_what_their_files_raise(image: Path, monkeypatch: pytest.M
     ],
     ids=["network", "gone", "another file"],
 )
-def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: bool) -> None:
+def test_weights_that_cannot_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: bool
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise cause
 
-    monkeypatch.setattr(weights, "load_state_dict_from_url", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "download_url_to_file", fail)
     with pytest.raises(errors.WeightsError) as caught:
-        weights.download("https://example.org/weights.pth")
+        weights.fetch("https://example.org/weights.pth")
     assert can_pass(caught.value) is expected
