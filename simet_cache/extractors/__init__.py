@@ -32,12 +32,14 @@ class Extractor:
         build: Makes the model, tensor (N, 3, H, W) -> tensor (N, D), in eval mode on the CPU.
         identity: What else makes its output what it is, for manifests: ``name``, ``weights``, ``precision``,
             ``version`` of this code, and ``preprocessing``.
+        resizes_to: Pixels of an image as the model's layers see it, where the model itself resizes; else None.
     """
 
     suffix: str
     transform: Callable[[Any], Any]
     build: Callable[[], nn.Module]
     identity: Mapping[str, Any] = field(default_factory=dict)
+    resizes_to: int | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -63,7 +65,8 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
         "version": VERSION,
         "preprocessing": getattr(transform, "__qualname__", None) or " ".join(repr(transform).split()),
     }
-    return Extractor(_suffix(config, weights), transform, partial(family.build, config, weights), identity)
+    build = partial(family.build, config, weights)
+    return Extractor(_suffix(config, weights), transform, build, identity, family.RESIZES_TO)
 
 
 def suffix_of(config: ExtractorConfig) -> str:

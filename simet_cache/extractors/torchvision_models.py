@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from simet_cache.config import ExtractorConfig
 
 INCEPTION = "inception_v3"
+RESIZES_TO = None  # the transform has done so
 
 
 @cache

@@ -87,7 +87,9 @@ def load(weights: Weights) -> StateDict:
     if path is None:
         if weights.url is None:
             raise WeightsError(f"there is no file of weights for {weights.identity}")
-        path = fetch(weights.url)
+        path = hub_file(weights.url)
+        if not path.is_file():  # another process may have downloaded it meanwhile
+            fetch(weights.url)
     try:
         data = _bytes_of(path)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -113,7 +115,7 @@ def hub_file(url: str) -> Path:
     return Path(get_dir(), "checkpoints", _name(url))
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str) -> None:
     """Download a published file into torch's hub folder, checked against the digest in its name.
 
     Raises:
@@ -132,7 +134,6 @@ def fetch(url: str) -> Path:
             f" that file, or put it into {file.parent}, or set extractor.weights=random, whose values compare with no"
             " published ones"
         ) from error
-    return file
 
 
 def read_file(path: Path) -> StateDict:

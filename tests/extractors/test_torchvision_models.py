@@ -62,6 +62,10 @@ def features(config: ExtractorConfig, images: Images) -> torch.Tensor:
         return extractor.build().to(memory_format=torch.channels_last)(batch)
 
 
+def headless(config: ExtractorConfig) -> nn.Module:
+    return torchvision_models._headless(config, torchvision_models.weights(config))
+
+
 def published(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Make a file the official one: its digest stands in the URL."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -265,7 +269,7 @@ def test_families_at_a_small_size_fused_and_plain(name: str, width: int, images:
     config = ExtractorConfig(name=name, weights="random", image_size=64)
     found = features(config, images)
     assert found.shape == (4, width)
-    plain = w.seeded(0, lambda: torchvision_models._headless(config, torchvision_models.weights(config))).eval()
+    plain = w.seeded(0, lambda: headless(config)).eval()
     with torch.inference_mode():
         expected = plain(torch.stack([make_extractor(config).transform(image) for image in images]))
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -280,7 +284,7 @@ def test_a_built_model_is_ready_for_inference() -> None:
 
 
 def test_googlenets_weights_need_the_transformed_input() -> None:
-    assert torchvision_models._headless(ExtractorConfig(name="googlenet", weights="random")).transform_input is True
+    assert headless(ExtractorConfig(name="googlenet", weights="random")).transform_input is True
 
 
 def test_a_model_without_a_linear_head() -> None:
@@ -321,7 +325,7 @@ def test_vision_transformers_are_built_for_what_they_will_see(monkeypatch: pytes
 
     monkeypatch.setattr(torchvision_models, "get_model", spy)
     for name, size, expected in [("vit_b_16", None, 224), ("vit_b_16", 64, 64), ("vit_h_14", None, 518)]:
-        torchvision_models._headless(ExtractorConfig(name=name, image_size=size))
+        headless(ExtractorConfig(name=name, image_size=size))
         assert asked["image_size"] == expected
 
 
