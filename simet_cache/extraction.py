@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from simet_cache.loading import Chunk, chunks
 from simet_cache.manifest import IDENTITY, Source
 from simet_cache.retrying import errno_can_pass
 from simet_cache.skipped import without_bad, without_skipped
-from simet_cache.sources import before_reading, in_key_order, key_of, require_unchanged, source_of
+from simet_cache.sources import in_key_order, key_of, read_unchanged, source_of
 from simet_cache.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -132,10 +133,10 @@ def _extracted(
 ) -> FeatureSet:
     extractor = make_extractor(config)  # anew: the file of weights may have been replaced since the key was made
     _require_same(extractor, source, name)
-    before, started = before_reading(ordered, source), time.perf_counter()
-    features, bad = extract(ordered, config=config, extractor=extractor, device=device, skip=skip, name=name)
+    started = time.perf_counter()
+    work = partial(extract, ordered, config=config, extractor=extractor, device=device, skip=skip, name=name)
+    features, bad = read_unchanged(ordered, source, work, name=name)
     seconds = time.perf_counter() - started
-    require_unchanged(ordered, before, name=name)
     if not len(features) and (shard_of is None or not bad):
         first = f"; the first: {bad[0][1]}" if bad else ""
         raise DatasetError(f"none of the {len(ordered)} images of {name} can be read{first}")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from simet_cache.codec import FloatArray
 from simet_cache.errors import DamagedEntryError
 from simet_cache.loaders import expected_rows, loader_key, loader_source
-from simet_cache.sources import before_reading, require_unchanged
+from simet_cache.sources import read_unchanged
 from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -70,11 +70,8 @@ class FeatureCacheService:
         computed: list[FloatArray] = []
 
         def compute() -> FloatArray:
-            before = before_reading(loader.dataset, source)
-            features = compute_fn(loader)
-            require_unchanged(loader.dataset, before)
-            computed[:] = [features]
-            return features
+            computed[:] = [read_unchanged(loader.dataset, source, lambda: compute_fn(loader))]
+            return computed[0]
 
         for force in (force_recompute, False):
             found = self._store.get_or_compute(

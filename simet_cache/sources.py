@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import Subset
 
@@ -13,6 +13,8 @@ from simet_cache.fingerprint import fingerprint
 from simet_cache.key import KeyComponents, resolve_subset
 from simet_cache.listing import Fingerprint, differences
 from simet_cache.manifest import DATASET_ORDER, Source
+
+T = TypeVar("T")
 
 
 def source_of(
@@ -52,29 +54,32 @@ def source_of(
     )
 
 
-def before_reading(dataset: Any, source: Source) -> Fingerprint:
-    """What the data of a dataset must still be when all of them have been read.
+def read_unchanged(dataset: Any, source: Source, read: Callable[[], T], *, name: str = "dataset") -> T:
+    """Read a dataset, and see that its data are still what they were: rows of both states are of no set at all.
 
-    That is what ``source`` says of them, where it describes each row. Else, as for a part of data whose fingerprint is
-    of the whole, it is taken now.
-    """
-    described = source.fingerprint.is_of_rows(len(dataset))
-    return source.fingerprint if described else fingerprint(dataset)
-
-
-def require_unchanged(dataset: Any, before: Fingerprint, *, name: str = "dataset") -> None:
-    """See that the data of a dataset are what they were before they were read: features of both kinds are of nothing.
-
-    Sizes and times of change are compared first, and contents only where these differ and the contents are known.
+    Sizes and times of change are compared, and contents only where these differ and the contents are known.
 
     Args:
-        dataset: The one that was read.
-        before: Of ``before_reading``.
+        dataset: The one that is read.
+        source: What it was described as; where that does not describe each row, as of a part of data whose fingerprint
+            is of the whole, the state right before counts.
+        read: Reads it.
         name: What it is called in the message.
 
+    Returns:
+        What ``read`` returns.
+
     Raises:
-        DatasetError: They have changed.
+        DatasetError: The data have changed.
     """
+    described = source.fingerprint.is_of_rows(len(dataset))
+    before = source.fingerprint if described else fingerprint(dataset)
+    result = read()
+    _require_unchanged(dataset, before, name)
+    return result
+
+
+def _require_unchanged(dataset: Any, before: Fingerprint, name: str) -> None:
     now = fingerprint(dataset)
     if before.stat != now.stat and before.content is not None:
         now = fingerprint(dataset, content=True)
