@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import pickle
 import signal
 import threading
 import time
@@ -277,10 +276,19 @@ class _Worker:
                 " extractor.workers"
             ) from error
         if not isinstance(parcel, _Parcel):
-            raise parcel
+            raise self._error(parcel)
         with suppress(OSError):  # one that has read all is gone
             self.pipe.send_bytes(b"more")
         return chunk, parcel.last
+
+    def _error(self, text: str) -> BaseException:
+        """What the dataset has raised in the worker, which follows its text; or the text, where it cannot be sent."""
+        try:
+            error: BaseException = self.pipe.recv()
+        except Exception:  # noqa: BLE001 - classes of users may do anything when they are copied
+            return RuntimeError(text)
+        error.add_note(f"in a worker that reads images:\n{text}")
+        return error
 
     def _wait(self, name: str) -> None:
         began, said = time.monotonic(), 0
@@ -384,23 +392,15 @@ def _work(  # noqa: PLR0917 - as a process takes them
         except StopIteration:
             return
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent raises it
-            pipe.send(_portable(error))
+            pipe.send(traceback.format_exc())
+            with suppress(Exception):  # what cannot be sent is known by its text
+                pipe.send(error)
             return
         if not may_send:
             pipe.recv_bytes()
         _send(pipe, parent, images, bad, last=last)
         may_send = False
         images.clear()  # before the next ones are read
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The error as it can be sent, with the place where it was raised."""
-    error.add_note(f"in a worker that reads images:\n{traceback.format_exc()}")
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
-    except Exception:  # noqa: BLE001 - classes of users may do anything
-        return RuntimeError(traceback.format_exc())
-    return error
 
 
 def _end_with(parent: int) -> None:
