@@ -306,6 +306,9 @@ class _Worker:
     def _died(self, name: str) -> WorkersError:
         self.process.join(_LOOK_INTERVAL)
         code = self.process.exitcode
+        if code == -signal.SIGTERM:
+            time.sleep(_LOOK_INTERVAL)  # who ends a whole group of processes asks this one to stop, too
+        stopping.check()
         how = "it closed its pipe" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             with suppress(ValueError):

@@ -209,6 +209,15 @@ def test_a_request_to_stop_is_heard_while_workers_read() -> None:
             list(found)
 
 
+def test_a_whole_group_of_processes_that_is_ended_was_asked_to_stop() -> None:
+    """The worker hears of it first, and dies."""
+    items = Items(noise(4), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with stopping.listening():
+        threading.Timer(0.5, stopping.request).start()
+        with pytest.raises(StoppedError):
+            list(chunks(items, batch_size=1, room=ROOM, workers=1))
+
+
 def test_workers_end_when_nobody_wants_more() -> None:
     found = chunks(Items(noise(*[4] * 100)), batch_size=1, room=ROOM, workers=3)
     next(found)
