@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StoreError,
         UnsafePickleError,
         WeightsError,
+        WorkersError,
     )
     from simet_cache.featureset import FeatureSet
     from simet_cache.key import feature_key
@@ -58,6 +59,7 @@ __all__ = [
     "StoreError",
     "UnsafePickleError",
     "WeightsError",
+    "WorkersError",
     "feature_key",
     "feature_task",
     "load_config",

@@ -9,6 +9,7 @@
     │   └── ImageReadError     one image cannot be read
     ├── ExtractorError         an extractor cannot be built
     │   └── WeightsError       its weights cannot be had, or do not fit
+    ├── WorkersError           a process that reads images has died, or cannot hand over what it read
     ├── FeaturesError          what was computed is not a 2-D finite float array with the right rows
     ├── StoreError             the feature cache cannot be read or written
     │   ├── DamagedEntryError  a file of the cache is no feature array
@@ -80,6 +81,10 @@ class ExtractorError(SimetCacheError):
 
 class WeightsError(ExtractorError):
     """The weights of an extractor cannot be had, or do not fit its model."""
+
+
+class WorkersError(SimetCacheError):
+    """A process that reads images cannot be started, has died, or cannot hand over what it read."""
 
 
 class FeaturesError(SimetCacheError):

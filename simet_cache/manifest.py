@@ -33,7 +33,7 @@ FORMAT = 1
 # In the order of the dataset (of a Subset: of its ascending indices), as a loader gave them, or nobody knows.
 DATASET_ORDER, LOADER_ORDER, UNKNOWN_ORDER = "dataset", "loader", "unknown"
 
-_IDENTITY = ("name", "weights", "precision", "version")  # of an extractor: other values, other features
+IDENTITY = ("name", "weights", "precision", "version")  # of an extractor: other values, other features
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
 
 def _other_extractor(entry: Mapping[str, Any], source: Source) -> str:
     before = _mapping(entry.get("extractor"))
-    for name in _IDENTITY:
+    for name in IDENTITY:
         if name in before and name in source.extractor and before[name] != source.extractor[name]:
             return (
                 f"they were made with an extractor of {name} {before[name]!r}, and this is {source.extractor[name]!r}"

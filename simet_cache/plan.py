@@ -147,6 +147,11 @@ def labels_for(
     features.require_dataset_order()
     # once more: images that turned out to be bad are left out by now, also where all were to be extracted again
     planned = plan(one, extractor, config.model_copy(update={"force_recompute": False}), store)
+    if config.on_stale != "reuse" and store.look(features.key, source=planned.source).status == "stale":
+        raise FeaturesError(
+            f"{planned.name}: the images have changed since their features were made, so that their labels may be those"
+            " of others; run again when nothing writes to them any more"
+        )
     labels = labels_of(planned.dataset, name=planned.name)
     if len(labels) != features.shape[0]:
         raise FeaturesError(

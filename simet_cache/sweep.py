@@ -20,7 +20,7 @@ from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.config.patterns import Beside
 from simet_cache.datasets.passed_over import PassedOver, in_one_line
 from simet_cache.derived import Derived
-from simet_cache.errors import ImageReadError, SimetCacheError, StoreError
+from simet_cache.errors import ImageReadError, SimetCacheError, StoreError, WeightsError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import resolve_subset
@@ -216,6 +216,20 @@ def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
         _free(store),
         config.beside_globs,
     )
+
+
+def require_as_before(one: PlannedSet, planned: Planned) -> None:
+    """See that a set, planned once more, is on the features of the extractor that the sweep was planned with.
+
+    Raises:
+        WeightsError: Its file of weights has been replaced meanwhile: other sets of this sweep are on the old features.
+    """
+    if planned.suffix != one.suffix:
+        raise WeightsError(
+            f"the weights of {one.extractor.name} were replaced during this run: expected features {one.suffix} of"
+            f" {one.name}, found {planned.suffix}, which are not compared with the others; nothing is stored. Run"
+            " again, and give each checkpoint a file of its own"
+        )
 
 
 _Checked = dict[tuple[Any, ...], list[ImageReadError]]  # of the same images for another extractor

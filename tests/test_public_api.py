@@ -32,6 +32,7 @@ PUBLIC = {
     "StoreError",
     "UnsafePickleError",
     "WeightsError",
+    "WorkersError",
     "feature_key",
     "feature_task",
     "load_config",
