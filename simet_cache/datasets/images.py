@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from simet_cache.datasets.png_pixels import without_metadata
 from simet_cache.errors import ImageReadError
 
 # What Pillow registers but cannot, or had better not, decode by itself.
@@ -110,7 +111,7 @@ def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
     """An image whose header says that it can be decoded; its pixels are not read yet."""
     _let_pillow_open(max_pixels)
     try:
-        image = Image.open(file, formats=readable_formats())
+        image = Image.open(without_metadata(file), formats=readable_formats())
     except Image.DecompressionBombError as error:  # of another limit that the process has, or inside of the format
         raise ImageReadError("", f"{str(error).rstrip('.')}; where it is honest, raise max_pixels") from error
     width, height = image.size
