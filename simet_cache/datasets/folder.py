@@ -7,7 +7,6 @@ in which the system lists a folder, and links neither repeat a folder nor trap t
 from __future__ import annotations
 
 import errno
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,21 +17,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from simet_cache.datasets import passed_over
-from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image, readable_formats
+from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image
 from simet_cache.datasets.passed_over import Notes
+from simet_cache.datasets.suffixes import IMAGE_SUFFIXES
 from simet_cache.errors import DatasetError, ImageReadError
 from simet_cache.retrying import errno_can_pass
 
 _HIDDEN = ("__MACOSX", "Thumbs.db")  # left behind by desktops; so are names with a leading dot
 _THREADS = 8  # that wait for files of a file server; one alone reads headers as fast from memory
 _BATCH = 64
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Lower-case suffixes, with the dot, of the formats that this Pillow decodes by itself."""
-    formats = {*readable_formats(), "MPO"}  # MPO has no opener of its own: the JPEG one reads it
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def image_files(root: Path) -> list[str]:
@@ -73,7 +66,6 @@ def _walk(root: str, notes: Notes) -> Iterator[str]:
 
 def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[str], notes: Notes) -> Iterator[str]:
     """Files below ``root/start`` without following links to folders, which are added to ``links``."""
-    suffixes = image_suffixes()
     folders = [start]
     while folders:
         folder = folders.pop()
@@ -90,8 +82,8 @@ def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[st
                 folders.append(prefix + name)
             elif entry.is_symlink() and _leads_to_folder(entry):
                 links.append(prefix + name)
-            elif _suffix(name) not in suffixes:
-                notes.add(passed_over.OTHER, prefix + name)
+            elif (suffix := _suffix(name)) not in IMAGE_SUFFIXES:
+                notes.add(passed_over.OTHER, prefix + name, suffix=suffix)
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield prefix + name
             else:
@@ -174,7 +166,7 @@ class FolderDataset(Dataset[Any]):
             found = ", ".join(map(str, notes.all()))
             raise DatasetError(
                 f"no image in {self.root}: expected files such as .png, .jpg or .webp in it or below it, found"
-                f" {found or 'none'}. Check the path, and unpack archives first."
+                f" {found or 'none'}. Check the path, unpack archives first, and give files of images their suffix."
             )
         if classes:
             self.classes, self.targets = _classify(self.root, self.files)

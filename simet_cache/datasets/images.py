@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from simet_cache.datasets.png_pixels import without_metadata
+from simet_cache.datasets.suffixes import FROM_PYPI, SIGNATURE, missing_decoder
 from simet_cache.errors import ImageReadError
 
 # What Pillow registers but cannot, or had better not, decode by itself.
@@ -99,12 +101,15 @@ def _errors_named(file: BinaryIO, name: str | Path) -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         file.seek(0)
-        reason = "not an image that Pillow can decode" if file.read(1) else "the file is empty"
+        start = file.read(SIGNATURE)
+        reason = missing_decoder(start) or ("not an image that Pillow can decode" if start else "the file is empty")
         raise ImageReadError(name, reason) from None
     except ImageReadError as error:
         raise ImageReadError(name, error.reason) from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
-        raise ImageReadError(name, _reason(error), errno=getattr(error, "errno", None)) from error
+        without = re.fullmatch(r"(?:decoder|encoder) (\w+) not available", str(error))
+        reason = f"this Pillow has no decoder {without[1]}; {FROM_PYPI}" if without else _reason(error)
+        raise ImageReadError(name, reason, errno=getattr(error, "errno", None)) from error
 
 
 def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:

@@ -240,7 +240,7 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "images_per_second": result.images_per_second,
         "device": result.device,
         "skipped": list(result.skipped),
-        "passed_over": [dict(vars(one)) for one in result.passed_over],
+        "passed_over": [one.to_json() for one in result.passed_over],
         "bad_images": list(result.bad_images),
         "error": result.error,
         "values": {name: _value_json(value, result.suffix) for name, value in result.values.items()},

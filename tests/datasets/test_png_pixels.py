@@ -196,7 +196,7 @@ def test_damage_never_makes_other_pixels(data: st.DataObject) -> None:
         with Image.open(io.BytesIO(with_texts)) as plain:
             plain.load()
             expected = plain.tobytes()
-    except Exception:  # noqa: BLE001 - damaged bytes make Pillow raise almost anything
+    except Exception:
         return  # what Pillow refuses may be read or not
     with Image.open(without_metadata(io.BytesIO(with_texts))) as view:
         assert view.tobytes() == expected
