@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from simet_cache import codec, devices, pieces, stopping
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DatasetError, ImageReadError
+from simet_cache.errors import BitDepthError, DatasetError, ImageReadError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
@@ -225,7 +225,7 @@ def extract(
     with _inference(device, config), tqdm(total=total, desc=name, unit="img", disable=None, leave=False) as bar:
         for batch in _loader(dataset, config, device):
             for _, error in batch.bad:
-                if not skip or errno_can_pass(error.errno):
+                if not skip or errno_can_pass(error.errno) or isinstance(error, BitDepthError):
                     raise error
             bad += batch.bad
             for images in _micro_batches(batch.images, device):

@@ -17,9 +17,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from simet_cache.datasets import passed_over
+from simet_cache.datasets.bit_depth import UndecidedError
 from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image
 from simet_cache.datasets.passed_over import Notes
 from simet_cache.datasets.suffixes import IMAGE_SUFFIXES
+from simet_cache.datasets.survey import Survey, survey
 from simet_cache.errors import DatasetError, ImageReadError
 from simet_cache.retrying import errno_can_pass
 
@@ -141,6 +143,8 @@ class FolderDataset(Dataset[Any]):
             else empty.
         targets: For each file the position of its class in ``classes``, or empty.
         max_pixels: Images of more cannot be read.
+        bit_depth: How many bits the values of images have that are stored with more than 8: 8, 12 or 16. None until
+            one of them is read, and then what the largest value of all of them says.
         passed_over: What lies below ``root`` and does not count, by reason.
 
     Raises:
@@ -154,6 +158,7 @@ class FolderDataset(Dataset[Any]):
         transform: Callable[[Image.Image], Any] | None = None,
         classes: bool = False,
         max_pixels: int = MAX_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
         notes = Notes()
         self.root = _existing_folder(Path(root))
@@ -162,6 +167,7 @@ class FolderDataset(Dataset[Any]):
         self.classes: list[str] = []
         self.targets: list[int] = []
         self.max_pixels = max_pixels
+        self.bit_depth = bit_depth
         if not self.files:
             found = ", ".join(map(str, notes.all()))
             raise DatasetError(
@@ -183,11 +189,27 @@ class FolderDataset(Dataset[Any]):
         Raises:
             IndexError: There is no such image.
             ImageReadError: Its file cannot be read.
+            DatasetError: It has more than 8 bits for each pixel, and nobody knows how many of them count.
         """
-        image: Any = read_image(os.path.join(self.root, self.files[index]), max_pixels=self.max_pixels)
+        try:
+            image: Any = self._read(index)
+        except UndecidedError:
+            depth = self.survey(range(len(self))).bit_depth("auto", name=str(self.root))
+            if depth is None:  # it has just become so
+                raise
+            self.bit_depth = depth.bits
+            image = self._read(index)
         if self.transform is not None:
             image = self.transform(image)
         return (image, self.targets[index]) if self.targets else image
+
+    def _read(self, index: SupportsIndex) -> Image.Image:
+        path = os.path.join(self.root, self.files[index])
+        return read_image(path, max_pixels=self.max_pixels, bit_depth=self.bit_depth)
+
+    def survey(self, indices: Sequence[int]) -> Survey:
+        """What the files of some images look like, by their heads."""
+        return survey([os.path.join(self.root, self.files[index]) for index in indices], max_pixels=self.max_pixels)
 
     def bad_headers(self, indices: Sequence[int]) -> list[ImageReadError]:
         """The images among some that cannot be read, as far as their first bytes tell; in the order of ``indices``.

@@ -41,7 +41,7 @@ class PassedOver:
         first = f"{'first ' if self.count > 1 else ''}{self.first}"
         if len(self.suffixes) > 1:
             kinds = (f"{count} {suffix or 'without a suffix'}" for suffix, count in self.suffixes.items())
-            first = f"{_listed(kinds, _SUFFIXES)}; {first}"
+            first = f"{listed(kinds, _SUFFIXES)}; {first}"
         return f"{self.count} {self.why} ({first})"
 
     def to_json(self) -> dict[str, Any]:
@@ -83,12 +83,13 @@ def in_one_line(sets: Iterable[tuple[str, Sequence[PassedOver]]], globs: Iterabl
     Returns:
         One line; nothing where everything counts.
     """
-    parts = [f"beside {pattern}: {_listed(map(os.path.basename, paths), _NAMES)}" for pattern, paths in globs if paths]
+    parts = [f"beside {pattern}: {listed(map(os.path.basename, paths), _NAMES)}" for pattern, paths in globs if paths]
     parts += [f"{name}: {', '.join(map(str, what))}" for name, what in sets if what]
-    return f"passed over: {_listed(dict.fromkeys(parts), _SETS, between='; ')}" if parts else ""
+    return f"passed over: {listed(dict.fromkeys(parts), _SETS, between='; ')}" if parts else ""
 
 
-def _listed(entries: Iterable[str], most: int, *, between: str = ", ") -> str:
+def listed(entries: Iterable[str], most: int, *, between: str = ", ") -> str:
+    """The first entries, and how many more there are."""
     found = list(entries)
     more = f"{between}and {len(found) - most} more" if len(found) > most else ""
     return between.join(found[:most]) + more
