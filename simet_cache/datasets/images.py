@@ -145,8 +145,9 @@ def read_largest_value(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int
         raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
 
 
-# The luminance table of the JPEG standard (annex K.1), which most programs scale by a quality; its values together.
-_STANDARD_TABLE = 3688
+# The luminance table of the JPEG standard (annex K.1), which most programs scale by a quality: all its values together,
+# and the smallest, which is the last one to be cut at 255.
+_STANDARD_SUM, _STANDARD_LEAST = 3688, 10
 
 
 def _quality(image: Image.Image) -> int | None:
@@ -154,7 +155,8 @@ def _quality(image: Image.Image) -> int | None:
     tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
     if 0 not in tables:
         return None
-    scale = 100 * sum(tables[0]) / _STANDARD_TABLE
+    cut = max(tables[0]) >= 255
+    scale = 100 * (min(tables[0]) / _STANDARD_LEAST if cut else sum(tables[0]) / _STANDARD_SUM)
     quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
     return min(100, max(1, round(quality)))
 

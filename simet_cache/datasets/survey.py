@@ -83,18 +83,19 @@ class Survey:
     @classmethod
     def from_json(cls, data: object) -> Survey | None:
         """The reverse of ``to_json``; None of anything else, or of another version."""
-        if not isinstance(data, dict) or data.pop("version", None) != VERSION or data.keys() != asdict(cls()).keys():
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            return None
+        data = {name: value for name, value in data.items() if name != "version"}
+        if data.keys() != asdict(cls()).keys():
             return None
         size, formats = data.pop("size"), data.pop("formats")
-        numbers = {name: value for name, value in data.items() if name not in ("whole", "quality", "largest")}
-        optional = [data["quality"], data["largest"], *(size if isinstance(size, list) and len(size) == 2 else ())]
         well = (
             isinstance(formats, dict)
             and all(isinstance(name, str) and _is_number(count) for name, count in formats.items())
-            and all(map(_is_number, numbers.values()))
-            and all(value is None or _is_number(value) for value in optional)
+            and (size is None or (isinstance(size, list) and len(size) == 2 and all(map(_is_number, size))))
+            and all(data[name] is None or _is_number(data[name]) for name in ("quality", "largest"))
+            and all(_is_number(data[name]) for name in ("images", "side", "deep", "stated", "inexact"))
             and data["whole"] is True
-            and (size is None or len(optional) == 4)
         )
         return cls(formats=formats, size=tuple(size) if size else None, **data) if well else None
 
