@@ -62,6 +62,12 @@ def survey_of(
     return found
 
 
+def forget() -> None:
+    """Forget what this process holds, as a new one does."""
+    with _holding:
+        _held.clear()
+
+
 def _of_this_process(key: str) -> Survey | None:
     with _holding:
         return _held.get(key)

@@ -102,6 +102,6 @@ def _other_rows(tables: Sequence[Table]) -> Iterator[str]:
         for name, number in rows.items():
             by_rows.setdefault(f"{number:,}", []).append(name)
         yield (
-            f"numbers of images differ, and {listed(metrics, _NAMES)} depend on them, also where rows are more than"
-            f" features; draw equal subsets to compare: {_grouped(by_rows)}"
+            f"numbers of images differ, which moves {listed(metrics, _NAMES)}, also where rows are more than features;"
+            f" draw equal subsets to compare: {_grouped(by_rows)}"
         )
