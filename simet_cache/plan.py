@@ -137,6 +137,7 @@ def _looks(dataset: Any, source: Source, store: FeatureStore) -> Survey | None:
         source,
         store.cache_dir,
         lambda: base.survey(chosen),
+        max_pixels=base.max_pixels,
         same=lambda: fingerprint(dataset).stat == source.fingerprint.stat,
         keep=not isinstance(store, _Onlooker),
     )

@@ -1,7 +1,7 @@
 """Surveys that were made, kept in the cache folder: heads of files that have not changed are not read again.
 
-On disk: ``cache_dir/surveys/<md5>.json``, the md5 being that of the folder and the fingerprint of its files. All of it
-can be made again, so nothing here is ever an error, and the folder may be removed at any time.
+On disk: ``cache_dir/surveys/<md5>.json``, the md5 being that of the folder, of the fingerprint of its files and of what
+can be read here. All of it can be made again, so nothing here is ever an error, and it may be removed at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from simet_cache.atomic import write_atomically
+from PIL import features
+
+from simet_cache.atomic import sweep, write_atomically
 from simet_cache.datasets.survey import VERSION, Survey
 from simet_cache.manifest import Source
 
@@ -31,7 +33,13 @@ _holding = threading.Lock()
 
 
 def survey_of(
-    source: Source, cache_dir: Path, make: Callable[[], Survey], *, same: Callable[[], bool], keep: bool
+    source: Source,
+    cache_dir: Path,
+    make: Callable[[], Survey],
+    *,
+    max_pixels: int,
+    same: Callable[[], bool],
+    keep: bool,
 ) -> Survey:
     """What the files of a set look like, from an earlier look if they are as they were.
 
@@ -39,13 +47,16 @@ def survey_of(
         source: The set as it is at this moment.
         cache_dir: Where surveys are kept.
         make: Looks at the files.
+        max_pixels: Images of more are not looked at.
         same: Whether they are still the same after that.
         keep: Whether the folder may be written to.
     """
     fingerprint = source.fingerprint
     if not fingerprint.known:
         return make()
-    about = [VERSION, source.components.get("dataset"), fingerprint.stat, fingerprint.content]
+    # another Pillow may read other files
+    reads = [features.version("pil"), max_pixels]
+    about = [VERSION, reads, source.components.get("dataset"), fingerprint.stat, fingerprint.content]
     key = hashlib.md5(json.dumps(about).encode(), usedforsecurity=False).hexdigest()
     path = cache_dir / "surveys" / f"{key}.json"
     found = _of_this_process(key) or _read(path)
@@ -94,6 +105,8 @@ def _write(path: Path, survey: Survey) -> None:
 
 
 def _make_room(folder: Path) -> None:
+    """Remove what killed writers left, and of too many surveys the oldest half."""
+    sweep(folder)
     names = os.listdir(folder)
     if len(names) >= MOST_KEPT:
         ours = [folder / name for name in names if name.endswith(".json") and not name.startswith(".")]

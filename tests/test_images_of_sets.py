@@ -212,6 +212,15 @@ def test_heads_are_read_once_for_each_state_of_the_files(
     assert len(heads_read) == 6
 
 
+def test_images_that_could_not_be_read_are_looked_at_once_they_can(
+    configure: Configure, tmp_path: Path, heads_read: list[str]
+) -> None:
+    root = gray(tmp_path / "deep", largest=255)
+    assert planned(configure({"path": root}, max_pixels=1000)).bit_depth is None  # they have 1024
+    assert planned(configure({"path": root})).suffix == f"{SUFFIX}@8bit"
+    assert len(heads_read) == 12
+
+
 def test_the_images_of_a_subset_alone_are_looked_at(
     configure: Configure, tmp_path: Path, heads_read: list[str]
 ) -> None:

@@ -137,10 +137,10 @@ class _Heads:
 
     def add(self, other: _Heads) -> None:
         self.deep += other.deep
-        self._formats += other._formats
+        self._formats.update(other._formats)
         self._sizes = {*[*self._sizes, *other._sizes][:2]} if len(self._sizes) < 2 else self._sizes
-        self._sides += other._sides
-        self._qualities += other._qualities
+        self._sides.update(other._sides)
+        self._qualities.update(other._qualities)
         self._stated += other._stated
         self._inexact += other._inexact
         self._whole &= other._whole
