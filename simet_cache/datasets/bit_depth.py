@@ -33,6 +33,7 @@ _OTHER_BYTE = {
 }
 _HIGH_BYTES = (";16B", ";16L", ";16N")
 _WITH_ALPHA = ("RGBA", "RGBa", "RGBX")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 262, 284  # tags of a TIFF
 _SCALED_BY_HEADER = ("ppm", "ppm_plain")  # by their maxval, to 16 bits where they are gray
 
 
@@ -79,10 +80,30 @@ def depth_of(image: Image.Image) -> Depth:
     if image.mode.startswith("I"):
         return Depth(deep=True, bits=12 if raw == "I;12" else 0)
     if raw in _OTHER_BYTE:
-        return Depth(deep=True, exact="transparency" not in image.info)
+        return Depth(deep=True, exact="transparency" not in image.info and not _planar(image))
     if raw.endswith(_HIGH_BYTES) or codec == "SGI16" or codec in _SCALED_BY_HEADER:
         return Depth(deep=True, exact=False)
     return Depth()
+
+
+def read_wrongly(image: Image.Image) -> str:
+    """Why Pillow would read other pixels than there are, and not notice; empty where it does not."""
+    if _planar(image) and _packing(image)[0] == "raw" and max(_tag(image, _BITS_PER_SAMPLE), default=8) > 8:
+        return "its colours lie in separate planes of 16 bits, which Pillow takes for 8 bits; convert it"
+    if image.mode.startswith("I") and _tag(image, _PHOTOMETRIC) == (0,):
+        return "its zero is white, which Pillow does not heed in images of more than 8 bits; convert it"
+    return ""
+
+
+def _planar(image: Image.Image) -> bool:
+    """Whether a TIFF stores each colour by itself."""
+    return _tag(image, _PLANAR_CONFIGURATION) == (2,)
+
+
+def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
+    """What a TIFF says under a number; nothing where it does not, or is none."""
+    value = getattr(image, "tag_v2", {}).get(number, ())
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _packing(image: Image.Image) -> tuple[str, str, int]:

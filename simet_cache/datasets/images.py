@@ -25,6 +25,7 @@ from simet_cache.datasets.bit_depth import (
     depth_of,
     largest_value,
     low_bytes,
+    read_wrongly,
     to_8_bit,
 )
 from simet_cache.datasets.png_pixels import without_metadata
@@ -217,6 +218,8 @@ def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ImageReadError("", reason)
     if image.mode == "F":
         raise ImageReadError("", _FLOATS)
+    if wrong := read_wrongly(image):
+        raise ImageReadError("", wrong)
     return image
 
 

@@ -39,32 +39,44 @@ def deep_png(values: NDArray[Any]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def deep_tiff(values: NDArray[Any], *, order: str = "<", bits: int = 16, kind: int = 1) -> bytes:
-    """An uncompressed TIFF, of shape (H, W) or (H, W, 3); ``kind`` 1 is unsigned and 2 signed."""
+def deep_tiff(
+    values: NDArray[Any],
+    *,
+    order: str = "<",
+    bits: int = 16,
+    signed: bool = False,
+    zero: str = "black",
+    planes: int = 1,
+) -> bytes:
+    """An uncompressed TIFF of shape (H, W) or (H, W, 3), which is in 3 ``planes`` or in one; zero is black or white."""
     height, width = values.shape[:2]
     samples = values.shape[2] if values.ndim == 3 else 1
-    data = packed_12(values) if bits == 12 else values.astype(f"{order}{'ui'[kind - 1]}{bits // 8}").tobytes()
-    tags = [
-        (256, 4, 1, width),
-        (257, 4, 1, height),
-        (258, 3, samples, bits if samples < 3 else 8 + 12 * 12 + 4),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2 if samples > 1 else 1),
-        (273, 4, 1, 300),
-        (277, 3, 1, samples),
-        (278, 4, 1, height),
-        (279, 4, 1, len(data)),
-        (339, 3, samples, kind if samples < 3 else 8 + 12 * 12 + 10),
+    if planes > 1:
+        values = np.moveaxis(values, -1, 0)
+    dtype = f"{order}{'i' if signed else 'u'}{bits // 8}"
+    data = packed_12(values) if bits == 12 else values.astype(dtype).tobytes()
+    length, photometric = len(data) // planes, 2 if samples > 1 else int(zero == "black")
+    numbers = [
+        (256, "I", [width]),
+        (257, "I", [height]),
+        (258, "H", [bits] * samples),
+        (259, "H", [1]),
+        (262, "H", [photometric]),
+        (273, "I", [400 + plane * length for plane in range(planes)]),
+        (277, "H", [samples]),
+        (278, "I", [height]),
+        (279, "I", [length] * planes),
+        (284, "H", [1 if planes == 1 else 2]),
+        (339, "H", [2 if signed else 1] * samples),
     ]
-    entries = b""
-    for tag, type_, count, value in tags:
-        small = type_ == 3 and count == 1
-        entries += struct.pack(f"{order}HHI", tag, type_, count)
-        entries += struct.pack(f"{order}HH", value, 0) if small else struct.pack(f"{order}I", value)
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
-    head = head.ljust(8 + 12 * 12 + 4, b"\0")
-    head += struct.pack(f"{order}3H", bits, bits, bits) + struct.pack(f"{order}3H", kind, kind, kind)
-    return head.ljust(300, b"\0") + data
+    entries, more = b"", b""
+    for tag, kind, found in numbers:
+        packed = struct.pack(f"{order}{len(found)}{kind}", *found)
+        place = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(f"{order}I", 200 + len(more))
+        more += packed if len(packed) > 4 else b""
+        entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], len(found)) + place
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(numbers)) + entries
+    return (head.ljust(200, b"\0") + more).ljust(400, b"\0") + data
 
 
 def packed_12(values: NDArray[Any]) -> bytes:
@@ -82,8 +94,8 @@ GRAY: dict[str, Write] = {
     "png": deep_png,
     "tif": deep_tiff,
     "big-endian.tif": lambda values: deep_tiff(values, order=">"),
-    "int32.tif": lambda values: deep_tiff(values, bits=32, kind=2),
-    "int16.tif": lambda values: deep_tiff(values, kind=2),
+    "int32.tif": lambda values: deep_tiff(values, bits=32, signed=True),
+    "int16.tif": lambda values: deep_tiff(values, signed=True),
     "lzw.tif": lambda values: saved(values.astype(np.uint16), "TIFF", compression="tiff_lzw"),
     "pgm": lambda values: b"P5 16 16 65535\n" + values.astype(">u2").tobytes(),
     "text.pgm": lambda values: b"P2 16 16 65535\n" + b" ".join(b"%d" % value for value in values.ravel()),
@@ -192,6 +204,23 @@ def test_a_file_that_says_it_has_12_bits_is_believed(tmp_path: Path) -> None:
     dataset = FolderDataset(folder(tmp_path, **{"a.tif": deep_tiff(SHADES * 2, bits=12)}))
     assert np.abs(gray_of(dataset[0]) - SHADES * 2 * 255 / 4095).max() <= 0.5
     assert dataset.bit_depth == 12
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            deep_tiff(np.stack([SHADES * 257] * 3, axis=-1), planes=3),
+            "separate planes of 16 bits, which .*; convert it",
+        ),
+        (deep_tiff(SHADES * 257, zero="white"), "its zero is white, which .*; convert it"),
+    ],
+)
+def test_what_pillow_reads_wrongly_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
+    root = folder(tmp_path, **{"a.tif": data})
+    with pytest.raises(ImageReadError, match=said):
+        FolderDataset(root)[0]
+    assert len(FolderDataset(root).bad_headers([0])) == 1
 
 
 def test_a_file_whose_header_scales_its_values_needs_no_decision(tmp_path: Path) -> None:
