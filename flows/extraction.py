@@ -89,6 +89,8 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
             step=one.one.step,
             parts=one.one.parts,
             passed_over=one.passed_over,
+            looks=one.looks,
+            bit_depth=one.bit_depth,
             bad_images=tuple(asdict(image) for image in one.bad_images),
         )
         for one in sweep.sets

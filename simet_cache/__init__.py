@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from simet_cache.config import EvaluationConfig
     from simet_cache.config_file import load_config
     from simet_cache.errors import (
+        BitDepthError,
         ConfigError,
         DamagedEntryError,
         DamagedShardError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from simet_cache.store import FeatureStore
 
 __all__ = [
+    "BitDepthError",
     "ConfigError",
     "DamagedEntryError",
     "DamagedShardError",

@@ -7,6 +7,7 @@
     ├── KeyInputError          the documented key is not defined for these inputs
     ├── DatasetError           a dataset cannot be opened
     │   └── ImageReadError     one image cannot be read
+    │       └── BitDepthError  since it does not fit the bit depth of its set, which is wrong then
     ├── ExtractorError         an extractor cannot be built
     │   └── WeightsError       its weights cannot be had, or do not fit
     ├── WorkersError           a process that reads images has died, or cannot hand over what it read
@@ -73,6 +74,10 @@ class ImageReadError(DatasetError):
 
     def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str], dict[str, int | None]]:
         return type(self), (self.path, self.reason), {"errno": self.errno}
+
+
+class BitDepthError(ImageReadError):
+    """An image does not fit the bit depth of its set. That is wrong then, and no reason to leave out the image."""
 
 
 class ExtractorError(SimetCacheError):

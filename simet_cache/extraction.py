@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from simet_cache import codec, devices, pieces, stopping
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DatasetError, ImageReadError, WeightsError
+from simet_cache.errors import BitDepthError, DatasetError, ImageReadError, WeightsError
 from simet_cache.extractors import Extractor, make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
@@ -231,7 +231,7 @@ def extract(
     with _inference(device, config), tqdm(total=total, desc=name, unit="img", disable=None, leave=False) as bar:
         for chunk in _chunks(dataset, config, device, name):
             for _, error in chunk.bad:
-                if not skip or errno_can_pass(error.errno):
+                if not skip or errno_can_pass(error.errno) or isinstance(error, BitDepthError):
                     raise error
             bad += chunk.bad
             _apply(model, chunk.images, rows, extractor, device)

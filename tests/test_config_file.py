@@ -594,7 +594,7 @@ KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits
         ("{path: samples/20k, clases: true}", "datasets.1.clases: unknown key. Did you mean 'classes'?"),
         (
             "{path: samples/20k, root: x}",
-            "datasets.1.root: unknown key. Known here: name, step, parts, subset, path, classes",
+            "datasets.1.root: unknown key. Known here: name, step, parts, subset, path, classes, bit_depth",
         ),
         ("{path: samples/20k, classes: 5}", "datasets.1.classes: expected true or false, found 5"),
         ("{path: samples/20k, name: 5}", "datasets.1.name: expected text, found 5"),

@@ -11,6 +11,7 @@ import simet_cache
 from simet_cache import errors
 
 PUBLIC = {
+    "BitDepthError",
     "ConfigError",
     "DamagedEntryError",
     "DamagedShardError",
