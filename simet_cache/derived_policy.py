@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from prefect.logging import get_run_logger
@@ -21,9 +20,10 @@ from pydantic import PrivateAttr
 
 from simet_cache.comparisons import summary_recipes
 from simet_cache.derived import Derived, Kind, results_folder
+from simet_cache.engine import PolicyOfOneKey, bind_result_store
 from simet_cache.errors import MetricError
 from simet_cache.metrics import resolve
-from simet_cache.records import FeatureResultSerializer, keep, take_over
+from simet_cache.records import FeatureResultSerializer, keep
 
 NOTHING_FAILED: dict[str, Any] = {}
 
@@ -80,14 +80,22 @@ class DerivedRecords(WritableFileSystem):
     async def awrite_path(self, path: str, content: bytes) -> None:
         """The same for async tasks."""
 
+    def place(self, path: str) -> str:
+        """Where below the folder of the results that of a key is."""
+        return path
+
     def result(self, path: str) -> bytes:
-        """What the task of a record returns: that nothing failed."""
+        """What the task of this record returns: that nothing failed.
+
+        Raises:
+            FileNotFoundError: This is the result of another task.
+        """
         if Path(path).name != self._key:
-            return (self.results / Path(path).name).read_bytes()
+            raise FileNotFoundError(f"{path} is not the result of this task")
         return FeatureResultSerializer().dumps(NOTHING_FAILED)
 
 
-class DerivedCachePolicy(CachePolicy):
+class DerivedCachePolicy(PolicyOfOneKey):
     """A task is cached as long as all values, or summaries, that it makes are there and sound.
 
     For two kinds of tasks, which are told apart by their parameters:
@@ -102,9 +110,11 @@ class DerivedCachePolicy(CachePolicy):
         cache_dir: The cache folder.
     """
 
+    _alone = "the files alone tell what is there"
+
     def __init__(self, cache_dir: str | Path) -> None:
         self.cache_dir = Path(cache_dir).expanduser().absolute()
-        super().__init__(key_storage=DerivedRecords(cache_dir=str(self.cache_dir)))
+        super().__init__()
 
     def compute_key(
         self,
@@ -114,6 +124,7 @@ class DerivedCachePolicy(CachePolicy):
         **kwargs: Any,  # noqa: ARG002 - Prefect's interface
     ) -> str | None:
         """An md5 over the keys of everything that the task makes; None where that is nothing, or cannot be told."""
+        self.refuse_company(task_ctx)
         try:
             needed = tuple(sorted(set(_needed(inputs))))
         except MetricError as error:
@@ -124,11 +135,8 @@ class DerivedCachePolicy(CachePolicy):
             return None
         key = hashlib.md5("\n".join(map(" ".join, needed)).encode(), usedforsecurity=False).hexdigest()
         if task_ctx is not None:
-            take_over(task_ctx, DerivedRecords.of(self.cache_dir, key, needed))
+            bind_result_store(task_ctx, DerivedRecords.of(self.cache_dir, key, needed))
         return key
-
-    def __add__(self, other: CachePolicy) -> CachePolicy:
-        raise TypeError("DerivedCachePolicy cannot be combined with another policy: the files alone tell what is there")
 
 
 def _needed(inputs: dict[str, Any]) -> list[tuple[Kind, str]]:
