@@ -22,10 +22,9 @@ from simet_cache.codec import FloatArray
 from simet_cache.errors import KeyInputError
 from simet_cache.featureset import FeatureSet
 from simet_cache.policy import FeatureCachePolicy, refresh_requested
-from simet_cache.records import request_of
+from simet_cache.records import Records, request_of
 from simet_cache.request import FeatureRequest
 from simet_cache.store import FeatureStore
-from simet_cache.task_identity import TaskIdentity
 
 P = ParamSpec("P")
 
@@ -148,7 +147,10 @@ class Naming:
         inner = function.func if isinstance(function, functools.partial) else function
         name = getattr(inner, "__name__", type(inner).__name__)
         _check_kind(function, inner, name)
-        parameters = inspect.signature(function).parameters
+        try:
+            parameters = inspect.signature(function).parameters
+        except ValueError as error:
+            raise TypeError(f"{name} has no signature that can be read; wrap it in a function of a loader") from error
         loader = loader or _loader_of(parameters)
         if loader not in parameters or parameters[loader].kind in _VARIABLE:
             raise TypeError(f"{name} has no parameter {loader!r} to take the DataLoader")
@@ -248,9 +250,8 @@ class _TaskPolicy(FeatureCachePolicy):
         suffix = self.naming.suffix(inputs)
         return super().request(inputs if suffix is None else {**inputs, self.suffix: suffix}, force=force)
 
-    def _identity(self, task: Task[..., Any], inputs: dict[str, Any]) -> TaskIdentity | None:  # noqa: ARG002 - as above
-        """No task of its own: it returns the FeatureSet of its key."""
-        return None
+    def _records(self, request: FeatureRequest, task: Task[..., Any], inputs: dict[str, Any]) -> Records:  # noqa: ARG002 - as above
+        return Records.of(request)
 
 
 def _request_of_run_of(function: Callable[..., Any]) -> FeatureRequest | None:

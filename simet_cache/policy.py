@@ -91,7 +91,7 @@ class FeatureCachePolicy(PolicyOfOneKey):
                 get_run_logger(task_ctx).warning("This task has no cache key: %s", error)
             return None
         if task_ctx is not None:
-            bind_result_store(task_ctx, Records.of(request, self._identity(task_ctx.task, inputs)))
+            bind_result_store(task_ctx, self._records(request, task_ctx.task, inputs))
         return request.key
 
     def request(self, inputs: dict[str, Any], *, force: bool = False) -> FeatureRequest:
@@ -125,12 +125,11 @@ class FeatureCachePolicy(PolicyOfOneKey):
         source = taken or source_of(dataset, suffix=suffix, batch_size=batch_size, content=content)
         return FeatureRequest(self.store, key, len(dataset), source, force)
 
-    def _identity(self, task: Task[..., Any], inputs: dict[str, Any]) -> TaskIdentity | None:
-        """Whose record it is; None for all tasks that return the FeatureSet of their key, for ever."""
-        if task.cache_expiration is None and returns_feature_set(task.fn):
-            return None
+    def _records(self, request: FeatureRequest, task: Task[..., Any], inputs: dict[str, Any]) -> Records:
         in_key = {self.suffix, *([self.loader] if self.loader in inputs else [self.dataset, self.batch_size])}
-        return TaskIdentity.of(task.fn, {name: value for name, value in inputs.items() if name not in in_key})
+        others = {name: value for name, value in inputs.items() if name not in in_key}
+        promised = task.cache_expiration is None and returns_feature_set(task.fn)
+        return Records.of(request, TaskIdentity.of(task.fn, others), promised=promised)
 
 
 def current_request() -> FeatureRequest:

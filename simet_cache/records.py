@@ -74,6 +74,9 @@ class FeatureResultSerializer(Serializer):  # Prefect registers no parametrised 
         return FeatureSet.from_json(data["feature_set"]) if "feature_set" in data else data["value"]
 
 
+ANY_TASK = TaskIdentity("0" * 16)
+
+
 class Records(WritableFileSystem):
     """Prefect's records of finished tasks, readable only while the store has the features.
 
@@ -85,20 +88,22 @@ class Records(WritableFileSystem):
 
     cache_dir: str
     _request: FeatureRequest | None = PrivateAttr(default=None)
-    _task: TaskIdentity | None = PrivateAttr(default=None)
+    _task: TaskIdentity = PrivateAttr(default=ANY_TASK)
+    _promised: bool = PrivateAttr(default=True)
     _hit: tuple[bytes, bytes] | None = PrivateAttr(default=None)  # record and result
 
     @classmethod
-    def of(cls, request: FeatureRequest, task: TaskIdentity | None = None) -> Records:
+    def of(cls, request: FeatureRequest, task: TaskIdentity = ANY_TASK, *, promised: bool = True) -> Records:
         """The records of one task run.
 
         Args:
             request: What the task asks the store for.
-            task: Which task it is; None where it returns the FeatureSet of its key and nothing else. Then it shares its
-                record with others of that kind, and features that no task has recorded are its result too.
+            task: Which task it is; it does not matter where a task cannot but keep its promise.
+            promised: Whether the task says that it returns that. Then it shares its record with others of that kind,
+                and features that no task has recorded are its result too; until it returns something else.
         """
         records = cls(cache_dir=str(request.store.cache_dir))
-        records._request, records._task = request, task
+        records._request, records._task, records._promised = request, task, promised
         return records
 
     @property
@@ -121,7 +126,7 @@ class Records(WritableFileSystem):
         """Where below that folder the result of a key is."""
         if self._request is None or path != self._request.key:
             return f"results/{path}"  # of a run that failed: under a name of its own
-        return f"values/{path}/{self._task.name}.result" if self._task else f"results/{path}"
+        return f"results/{path}" if self._promised else self._own(".result")
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The record of a key.
@@ -165,6 +170,8 @@ class Records(WritableFileSystem):
         if reason := self._not_to_be_kept(value):
             level = logging.INFO if isinstance(value, FeatureSet) else logging.WARNING
             log.log(level, "%s; it is not kept, and the task runs again next time", reason)
+            if self._promised:
+                keep(self.results / self._own(".record"), json.dumps({"broke its promise": reason}).encode())
             return
         record |= {"digest": found.digest, "result": _digest(result)}
         keep(self._record_path, json.dumps(record).encode())
@@ -174,7 +181,7 @@ class Records(WritableFileSystem):
         kind, key = type(value).__name__, self.request.key
         if isinstance(value, FeatureSet):
             return "" if value.key == key else f"this task is about key {key}, and returned the features of {value.key}"
-        if self._task is None:
+        if self._promised:
             return f"expected a FeatureSet from this task, as it is annotated, found {kind}"
         if self._task.unknown:
             unknown = ", ".join(self._task.unknown)
@@ -203,41 +210,60 @@ class Records(WritableFileSystem):
 
     @property
     def _record_path(self) -> Path:
-        if self._task is not None:
-            return self._result_path.with_suffix(".record")
-        return self.results / "records" / self.request.key
+        return self.results / (f"records/{self.request.key}" if self._promised else self._own(".record"))
+
+    def _own(self, suffix: str) -> str:
+        """The place of a file of this task alone."""
+        return f"values/{self.request.key}/{self._task.name}{suffix}"
 
     def _look_up(self) -> tuple[bytes, bytes]:
         """The record and the result for this task, of features that are there and fit its request."""
-        request, key = self.request, self.request.key
-        found = request.store.find(key, rows=request.rows, source=request.provenance)
+        request = self.request
+        found = request.store.find(request.key, rows=request.rows, source=request.provenance)
         if found is None:
-            raise FileNotFoundError(f"no features for key {key} in {self.cache_dir}")
-        handle = FeatureResultSerializer().dumps(found)
+            raise FileNotFoundError(f"no features for key {request.key} in {self.cache_dir}")
+        return self._promised_of(found) if self._promised else self._returned_of(found)
+
+    def _promised_of(self, found: FeatureSet) -> tuple[bytes, bytes]:
+        """For a task that returns the FeatureSet of its key, as others may have."""
+        if (self.results / self._own(".record")).exists():
+            raise FileNotFoundError(f"this task has returned something else than the features of key {found.key}")
+        if self._recorded() is None or not self._is_of_key(self._read_result()):
+            return self._adopted(found)  # from no task, or from one before records knew their tasks
+        return self._refreshed(found, None)
+
+    def _returned_of(self, found: FeatureSet) -> tuple[bytes, bytes]:
+        """For a task that does not say what it returns: what itself has returned."""
         recorded = self._recorded()
-        if recorded is None and self._task is not None:
-            raise FileNotFoundError(f"this task has recorded nothing for key {key}")
-        if recorded is None:  # by no task: the entry is adopted
-            return self._adopted(handle)
-        blob = self._result_path.read_bytes()
-        try:
-            value = FeatureResultSerializer().loads(blob)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
-        if isinstance(value, FeatureSet) and value.key == key:  # replaced or moved since: the store's word counts
-            if blob != handle:
-                keep(self._result_path, handle)
-            return self._rebased(recorded.get("expiration") if self._task else None), handle
-        if self._task is None:  # of a task that returned something else, when records did not know their tasks
-            return self._adopted(handle)
+        if recorded is None:
+            raise FileNotFoundError(f"this task has recorded nothing for key {found.key}")
+        value, blob = self._read_result(), self._result_path.read_bytes()
+        if self._is_of_key(value):
+            return self._refreshed(found, recorded.get("expiration"))
         if isinstance(value, BaseException | FeatureSet) or self._task.unknown:
-            raise FileNotFoundError(f"the result of key {key} is none that can be handed on")
+            raise FileNotFoundError(f"the result of key {found.key} is none that can be handed on")
         if (recorded.get("digest"), recorded.get("result")) != (found.digest, _digest(blob)):
-            raise FileNotFoundError(f"the result of key {key} is about features that were replaced")
+            raise FileNotFoundError(f"the result of key {found.key} is about features that were replaced")
         return self._rebased(recorded.get("expiration")), blob
 
-    def _adopted(self, handle: bytes) -> tuple[bytes, bytes]:
-        record = self._rebased(None)
+    def _read_result(self) -> Any:
+        try:
+            return FeatureResultSerializer().loads(self._result_path.read_bytes())
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FileNotFoundError(f"the result {self._result_path} is damaged: {error}") from error
+
+    def _is_of_key(self, value: Any) -> bool:
+        return isinstance(value, FeatureSet) and value.key == self.request.key
+
+    def _refreshed(self, found: FeatureSet, expiration: Any) -> tuple[bytes, bytes]:
+        """The features may have been replaced or moved since: the store's word counts."""
+        handle = FeatureResultSerializer().dumps(found)
+        if self._result_path.read_bytes() != handle:
+            keep(self._result_path, handle)
+        return self._rebased(expiration), handle
+
+    def _adopted(self, found: FeatureSet) -> tuple[bytes, bytes]:
+        record, handle = self._rebased(None), FeatureResultSerializer().dumps(found)
         keep(self._result_path, handle)
         keep(self._record_path, record)
         return record, handle

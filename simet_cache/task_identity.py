@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 from simet_cache.featureset import FeatureSet
@@ -82,28 +82,34 @@ def _joined(what: str, parts: list[str | None]) -> str | None:
     return None if None in parts else f"{what} {json.dumps(parts)}"
 
 
-def _code_of(function: Any) -> Any:
-    """What a function does, without the file and the lines that it stands in."""
-    if not isinstance(function, FunctionType):
-        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+def _code_of(function: Any, around: tuple[Any, ...] = ()) -> Any:
+    """What a function does, without the file and the lines that it stands in.
+
+    Args:
+        function: The function, or what is called like one.
+        around: The functions that have caught it in their closures.
+    """
+    if isinstance(function, partial):
+        bound = [_described(function.args), _described(function.keywords)]
+        return [_code_of(function.func, around), bound]
+    if not isinstance(function, FunctionType) or function in around:  # they may catch each other
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', '')}.{name}"
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-    return [function.__module__, function.__qualname__, _parts(function.__code__), [_cell(*cell) for cell in cells]]
+    caught = [[name, _caught(cell, (*around, function))] for name, cell in cells]
+    defaults = [_described(function.__defaults__), _described(function.__kwdefaults__)]
+    return [function.__module__, function.__qualname__, _parts(function.__code__), defaults, caught]
 
 
-def _cell(name: str, cell: Any) -> Any:
+def _caught(cell: CellType, around: tuple[Any, ...]) -> Any:
     """What a closure has caught, as far as it cannot change: so factories of tasks make different ones."""
     try:
         value = cell.cell_contents
     except ValueError:  # not assigned yet
-        return [name]
-    if isinstance(value, partial):
-        bound = [_described(value.args), _described(value.keywords)]
-        return [name, *_cell(name, CellType(value.func)), bound]
-    if isinstance(value, FunctionType):  # no deeper: functions may catch each other
-        return [name, value.__module__, value.__qualname__, _parts(value.__code__)]
-    if isinstance(value, type | ModuleType) or callable(value):
-        return [name, getattr(value, "__module__", ""), getattr(value, "__qualname__", getattr(value, "__name__", ""))]
-    return [name, None if isinstance(value, list | Mapping) else _described(value)]  # those change as the program runs
+        return None
+    if callable(value):
+        return _code_of(value, around)
+    return None if isinstance(value, list | Mapping) else _described(value)  # those change as the program runs
 
 
 def _parts(code: CodeType) -> list[Any]:

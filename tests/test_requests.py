@@ -42,7 +42,7 @@ def repaint(folder: Path, images: Any) -> None:
         os.replace(file, folder / file.name)
 
 
-def by_request(store: FeatureStore, loader: DataLoader, suffix: str) -> FeatureSet:  # noqa: ARG001 - as the others
+def by_request(store: FeatureStore, loader: DataLoader, suffix: str) -> FeatureSet:
     from simet_cache import current_request
 
     return current_request().get_or_compute(lambda: means(loader))
@@ -233,7 +233,7 @@ def test_datasets_without_a_loader_have_requests_too(tmp_path: Path) -> None:
 
     @task(cache_policy=FeatureCachePolicy(tmp_path))
     def own(dataset: TensorDataset, batch_size: int, suffix: str) -> FeatureSet:
-        return current_request().get_or_compute(lambda: dataset.tensors[0].numpy())
+        return current_request().get_or_compute(dataset.tensors[0].numpy)
 
     assert [own(data, 4, "s", return_state=True).name for _ in range(2)] == ["Completed", "Cached"]
     changed = own(TensorDataset(data.tensors[0] + 1), 4, "s", return_state=True)
