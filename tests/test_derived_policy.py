@@ -16,7 +16,8 @@ from simet_cache import comparisons
 from simet_cache.comparisons import Comparison, Rows, compare, summarise, summary_recipes
 from simet_cache.derived import Derived
 from simet_cache.derived_policy import DerivedCachePolicy
-from simet_cache.metrics import METRICS, resolve
+from simet_cache.metrics import METRICS, neighbours, resolve
+from simet_cache.metrics.metric import KeptAs
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import verify
 
@@ -156,11 +157,13 @@ def test_summaries(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None
     assert names == ["Completed", "Cached"]
     assert prepare(real, "synth", asked, return_state=True).name == "Completed"  # another k, and vendi
     recipes = summary_recipes(real.features, "real", resolve(asked))
-    assert [key.split("(")[0].split(".", 2)[2] for key in recipes] == ["neighbours.radii", "fid.summarise"]
+    assert list(recipes) == ["radii(k=3)", "gaussian()"]
     Derived(store.cache_dir).path("summaries", next(iter(recipes.values())).key).unlink()
     assert prepare(real, "real", asked, return_state=True).name == "Completed"
     monkeypatch.setitem(METRICS, "coverage", dataclasses.replace(METRICS["coverage"], version=99))
-    assert prepare(real, "real", asked, return_state=True).name == "Completed"  # coverage shares the radii
+    assert prepare(real, "real", asked, return_state=True).name == "Cached"  # coverage shares the radii
+    monkeypatch.setattr(neighbours.radii, "kept_as", KeptAs("radii", 99))
+    assert prepare(real, "real", asked, return_state=True).name == "Completed"
 
 
 def test_summaries_that_are_not_worth_keeping_are_cached_all_the_same(store: FeatureStore) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from simet_cache.config import ExtractorConfig
 
 INCEPTION = "inception_v3"
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 
 
 @cache
