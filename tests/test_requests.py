@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,16 @@ def test_datasets_without_a_loader_have_requests_too(tmp_path: Path) -> None:
     assert [own(data, 4, "s", return_state=True).name for _ in range(2)] == ["Completed", "Cached"]
     changed = own(TensorDataset(data.tensors[0] + 1), 4, "s", return_state=True)
     assert (changed.name, changed.result().load()[0, 0]) == ("Completed", 1.0)
+
+
+def test_the_readmes_own_example_notices_changed_images(tmp_path: Path, folder: Path, images: Any) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "FeatureCachePolicy(" in text]
+    scope: dict[str, Any] = {"my_features": means}
+    exec(block.replace('"cache/features"', repr(str(tmp_path / "cache"))), scope)
+    extract = scope["extract"]
+    for name in ("Completed", "Cached"):
+        assert extract(batches(folder), "net", return_state=True).name == name
+    repaint(folder, images)
+    np.testing.assert_array_equal(extract(batches(folder), "net").load(), means(batches(folder)))
+    assert extract(batches(folder, drop_last=True), "net").shape[0] == 8
