@@ -248,7 +248,7 @@ def _files(kind: str, folder: Path, suffix: str) -> list[Kept]:
 
 
 def results_folder(cache_dir: Path) -> Path:
-    """Where Prefect's results of tasks that derive something are: small, and needed by nobody for long."""
+    """Where earlier versions kept Prefect's results of tasks that derive something; needed by nobody."""
     return cache_dir / "prefect" / "derived"
 
 

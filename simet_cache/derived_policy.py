@@ -2,13 +2,12 @@
 
 Whether a task has to run is told by the files of ``derived`` alone: it is ``Cached`` where all that it would make is
 there and sound, and runs where anything is missing. No record of Prefect's is kept, or believed; what such a task
-returns is kept for whoever reads the state of its run later, in ``cache_dir/prefect/derived/``.
+returns is kept below Prefect's own storage, for whoever reads the state of its run later.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from simet_cache.derived import Derived, Kind, results_folder
 from simet_cache.engine import PolicyOfOneKey, bind_result_store
 from simet_cache.errors import MetricError
 from simet_cache.metrics import resolve
-from simet_cache.records import FeatureResultSerializer, keep
+from simet_cache.records import FeatureResultSerializer, hand_to_prefect, private_folder
 
 NOTHING_FAILED: dict[str, Any] = {}
 
@@ -58,17 +57,11 @@ class DerivedRecords(WritableFileSystem):
         derived = Derived(self.cache_dir)
         if path != self._key or not all(derived.is_sound(kind, key) for kind, key in self._needed):
             raise FileNotFoundError(f"not all that belongs to {path} is in {self.cache_dir}")
-        self._say_that_nothing_failed(self.results / path)
+        result = private_folder(self.results) / path
+        hand_to_prefect(result, self.result(path))  # in place of what is kept of a run that failed in part
         return ResultRecordMetadata(
-            storage_key=str(self.results / path), expiration=None, serializer=FeatureResultSerializer()
+            storage_key=str(result), expiration=None, serializer=FeatureResultSerializer()
         ).dump_bytes()
-
-    def _say_that_nothing_failed(self, path: Path) -> None:
-        """In place of what is kept of a run that failed in part."""
-        with suppress(OSError):
-            if path.read_bytes() == self.result(path.name):
-                return
-        keep(path, self.result(path.name))
 
     async def aread_path(self, path: str) -> bytes:
         """The same for async tasks."""
@@ -83,6 +76,9 @@ class DerivedRecords(WritableFileSystem):
     def place(self, path: str) -> str:
         """Where below the folder of the results that of a key is."""
         return path
+
+    def keep_result(self, place: str, content: bytes) -> None:
+        """Keep nothing: a task that is cached has returned that nothing failed."""
 
     def result(self, path: str) -> bytes:
         """What the task of this record returns: that nothing failed.

@@ -12,7 +12,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 from pydantic import PrivateAttr
 
-from simet_cache.records import FeatureResultSerializer, keep
+from simet_cache.records import FeatureResultSerializer, hand_to_prefect, private_folder
 
 
 class KeepsResults(Protocol):
@@ -25,12 +25,18 @@ class KeepsResults(Protocol):
     def place(self, path: str) -> str:
         """Where below that folder the result of a key is."""
 
+    def keep_result(self, place: str, content: bytes) -> None:
+        """Keep what the task has returned for later runs."""
+
     def result(self, path: str) -> bytes:
         """What the task of this record returned."""
 
 
 class Results(LocalFileSystem):
-    """Results of tasks as files that are never seen half written, as Prefect's own storage leaves them for a moment."""
+    """Results of one task run: kept for later runs with its record, and for Prefect in a folder of its own.
+
+    Files are never seen half written, as Prefect's own storage leaves them for a moment.
+    """
 
     _block_type_name = "simet-cache results"
     _records: KeepsResults = PrivateAttr()
@@ -38,7 +44,7 @@ class Results(LocalFileSystem):
     @classmethod
     def of(cls, records: KeepsResults) -> Results:
         """The results that belong to a run's records."""
-        results = cls(basepath=str(records.results))
+        results = cls(basepath=str(private_folder(records.results)))
         results._records = records
         return results
 
@@ -60,7 +66,9 @@ class Results(LocalFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep a result."""
-        keep(self._resolve_path(path), content)
+        target = self._resolve_path(path)
+        hand_to_prefect(target, content)
+        self._records.keep_result(str(target.relative_to(self._resolve_path(""))), content)
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """The same for async tasks."""

@@ -26,6 +26,7 @@ from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # public there, by its docs
 from prefect.serializers import Serializer
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from pydantic import Field, PrivateAttr
 
 from simet_cache.atomic import write_atomically
@@ -194,6 +195,11 @@ class Records(WritableFileSystem):
         """The same for async tasks."""
         self.write_path(path, content)
 
+    def keep_result(self, place: str, content: bytes) -> None:
+        """Keep what the task of this record has returned; not how it has failed."""
+        if self._request is not None and place == self.place(self._request.key):
+            keep(self.results / place, content)
+
     def result(self, path: str) -> bytes:
         """What the task of this record returned.
 
@@ -244,7 +250,7 @@ class Records(WritableFileSystem):
             raise FileNotFoundError(f"the result of key {found.key} is none that can be handed on")
         if (recorded.get("digest"), recorded.get("result")) != (found.digest, _digest(blob)):
             raise FileNotFoundError(f"the result of key {found.key} is about features that were replaced")
-        return self._rebased(recorded.get("expiration")), blob
+        return self._rebased(recorded.get("expiration"), blob)
 
     def _read_result(self) -> Any:
         try:
@@ -260,10 +266,10 @@ class Records(WritableFileSystem):
         handle = FeatureResultSerializer().dumps(found)
         if self._result_path.read_bytes() != handle:
             keep(self._result_path, handle)
-        return self._rebased(expiration), handle
+        return self._rebased(expiration, handle)
 
     def _adopted(self, found: FeatureSet) -> tuple[bytes, bytes]:
-        record, handle = self._rebased(None), FeatureResultSerializer().dumps(found)
+        record, handle = self._rebased(None, FeatureResultSerializer().dumps(found))
         keep(self._result_path, handle)
         keep(self._record_path, record)
         return record, handle
@@ -277,11 +283,14 @@ class Records(WritableFileSystem):
             return None
         return dict(data)
 
-    def _rebased(self, expiration: Any) -> bytes:
-        """With our serializer, and the result where it is now: the folder may have been moved since."""
-        return ResultRecordMetadata(
-            storage_key=str(self._result_path), expiration=expiration, serializer=FeatureResultSerializer()
+    def _rebased(self, expiration: Any, result: bytes) -> tuple[bytes, bytes]:
+        """A record with our serializer, and the result where Prefect may read it."""
+        path = private_folder(self.results) / self.place(self.request.key)
+        hand_to_prefect(path, result)
+        record = ResultRecordMetadata(
+            storage_key=str(path), expiration=expiration, serializer=FeatureResultSerializer()
         ).dump_bytes()
+        return record, result
 
 
 def _digest(blob: bytes) -> str:
@@ -300,11 +309,29 @@ def request_of_running_task() -> FeatureRequest | None:
     return request_of(TaskRunContext.get())
 
 
-def keep(path: Path, content: bytes) -> None:
+def private_folder(folder: Path) -> Path:
+    """Where Prefect itself finds the results that belong to a folder of records: below its own storage.
+
+    Whoever reads a run's state from the server has Prefect read the result's file, in whatever way that file says,
+    pickles too. So it is a file of this user, and not one in a cache folder that others may write to.
+    """
+    name = hashlib.md5(str(folder).encode(), usedforsecurity=False).hexdigest()
+    return Path(PREFECT_LOCAL_STORAGE_PATH.value()) / "simet-cache" / name
+
+
+def hand_to_prefect(path: Path, content: bytes) -> None:
+    """Keep a result where Prefect itself reads it."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    keep(path, content, durable=False)
+
+
+def keep(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(content))
+        write_atomically(path, lambda file: file.write(content), durable=durable)
     except OSError as error:
         log.info("cannot keep Prefect's record %s: %s", path, error)
 

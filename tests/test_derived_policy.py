@@ -14,10 +14,11 @@ from prefect.cache_policies import INPUTS
 
 from simet_cache import comparisons
 from simet_cache.comparisons import Comparison, Rows, compare, summarise, summary_recipes
-from simet_cache.derived import Derived
+from simet_cache.derived import Derived, results_folder
 from simet_cache.derived_policy import DerivedCachePolicy
 from simet_cache.metrics import METRICS, neighbours, resolve
 from simet_cache.metrics.metric import KeptAs
+from simet_cache.records import private_folder
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import verify
 
@@ -134,7 +135,8 @@ def test_what_failed_is_tried_again_and_its_result_is_not_believed_later(
         compare(Derived(store.cache_dir), one, device="cpu")
     state = measure(asked)
     assert (state.name, state.result(), measure.ran) == ("Cached", {}, [])
-    (result,) = (store.cache_dir / "prefect" / "derived").iterdir()
+    assert not (store.cache_dir / "prefect").exists()
+    (result,) = private_folder(results_folder(store.cache_dir)).iterdir()
     assert json.loads(result.read_bytes()) == {"value": {}}
 
 

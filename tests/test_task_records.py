@@ -27,6 +27,7 @@ from prefect.cache_policies import (
     CachePolicy,
     CompoundCachePolicy,
 )
+from prefect.client.schemas.objects import State, StateType
 from torch.utils.data import DataLoader, TensorDataset
 
 from simet_cache import FeatureCachePolicy, FeatureCacheService, FeatureSet, FeatureStore, feature_key, feature_task
@@ -378,6 +379,25 @@ def test_a_flow_inside_of_a_task_keeps_its_results_elsewhere(tmp_path: Path) -> 
 
     assert [ran(outer) for _ in range(2)] == [("Completed", 3), ("Cached", 3)]
     assert not (tmp_path / "prefect" / "results").exists()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["computed", "cached"])
+def test_a_state_that_is_read_back_from_the_server_runs_nothing(tmp_path: Path, again: bool) -> None:
+    """Prefect itself reads the file that such a state names, in whatever way the file says."""
+    canary = tmp_path / "canary"
+    extract = feature_task(cache_dir=tmp_path / "cache", suffix="s")(pixels)
+    rows = valued(tmp_path / "cache", len)
+    for own, arguments in ((extract, ()), (rows, ("s",))):
+        state = own(loader(), *arguments, return_state=True)
+        state = own(loader(), *arguments, return_state=True) if again else state
+        assert state.name == ("Cached" if again else "Completed")
+        for file in (tmp_path / "cache" / "prefect").rglob("*"):
+            if file.is_file():
+                blob = base64.encodebytes(pickle.dumps(Attack(canary))).decode()
+                file.write_text(json.dumps({"metadata": {"serializer": {"type": "pickle"}}, "result": blob}))
+        read_back: State[Any] = State(type=StateType.COMPLETED, data=state.data.metadata)
+        assert read_back.result() == state.result()
+    assert not canary.exists()
 
 
 def test_records_hand_out_nothing_of_other_keys(tmp_path: Path) -> None:
