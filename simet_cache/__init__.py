@@ -32,9 +32,11 @@ if TYPE_CHECKING:
         WeightsError,
         WorkersError,
     )
+    from simet_cache.feature_tasks import feature_task
     from simet_cache.featureset import FeatureSet
     from simet_cache.key import feature_key
-    from simet_cache.policy import FeatureCachePolicy, feature_task, refresh_requested
+    from simet_cache.policy import FeatureCachePolicy, current_request, refresh_requested
+    from simet_cache.request import FeatureRequest
     from simet_cache.service import FeatureCacheService
     from simet_cache.store import FeatureStore
 
@@ -48,6 +50,7 @@ __all__ = [
     "ExtractorError",
     "FeatureCachePolicy",
     "FeatureCacheService",
+    "FeatureRequest",
     "FeatureSet",
     "FeatureStore",
     "FeaturesError",
@@ -62,6 +65,7 @@ __all__ = [
     "UnsafePickleError",
     "WeightsError",
     "WorkersError",
+    "current_request",
     "feature_key",
     "feature_task",
     "load_config",
@@ -72,10 +76,12 @@ _MODULES = {
     "EvaluationConfig": "config",
     "FeatureCachePolicy": "policy",
     "FeatureCacheService": "service",
+    "FeatureRequest": "request",
     "FeatureSet": "featureset",
     "FeatureStore": "store",
+    "current_request": "policy",
     "feature_key": "key",
-    "feature_task": "policy",
+    "feature_task": "feature_tasks",
     "load_config": "config_file",
     "refresh_requested": "policy",
 }

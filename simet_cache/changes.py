@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from simet_cache.atomic import Staged, staged, sync_folder, version_of
 from simet_cache.errors import StoreError
 from simet_cache.manifest import Source
 
+_VALUE = re.compile(r"[0-9a-f]{16}\.(record|result)")
 _TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
 log = logging.getLogger(__name__)
@@ -171,6 +173,7 @@ def remove(path: Path, *, shard_of: str | None = None) -> int:
         for file in sorted(files(path), key=lambda file: file == path.with_suffix(".json")):
             freed += file.stat().st_size
             file.unlink()
+        forget_values_folder(path.parent, path.stem)
         locks.forget_holder(path.parent, path.stem)
         return freed
 
@@ -193,13 +196,36 @@ def forget_notes(path: Path) -> None:
         if not path.exists() and not locks.is_computing(path.parent, path.stem):
             for file in [path.with_suffix(".skipped.json"), *files(path)]:
                 file.unlink(missing_ok=True)
+            forget_values_folder(path.parent, path.stem)
 
 
 def files(path: Path) -> list[Path]:
     """Every file of an entry that is there, the features first."""
     own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
     notes = [path.parent / folder / path.stem for folder in ("prefect/records", "prefect/results", "pending")]
-    return [file for file in own + notes if file.is_file()]
+    return [file for file in own + notes + values(path.parent, path.stem) if file.is_file()]
+
+
+def values_folder(cache_dir: Path) -> Path:
+    """Where records and results of tasks are that return something else than the FeatureSet of their key."""
+    return cache_dir / "prefect" / "values"
+
+
+def values(cache_dir: Path, key: str) -> list[Path]:
+    """Those about one key, sorted; what is no file of ours, or behind a link, is left out."""
+    folder = values_folder(cache_dir) / key
+    if folder.is_symlink():
+        return []
+    with suppress(OSError):  # mostly there are none
+        files = [one for one in os.scandir(folder) if one.is_file(follow_symlinks=False)]
+        return sorted(Path(one.path) for one in files if _VALUE.fullmatch(one.name))
+    return []
+
+
+def forget_values_folder(cache_dir: Path, key: str) -> None:
+    """Remove the folder of values about a key, if it is empty."""
+    with suppress(OSError):
+        (values_folder(cache_dir) / key).rmdir()
 
 
 def touch(path: Path) -> None:

@@ -92,8 +92,11 @@ class Derived:
         return self._read("summaries", key, lambda tree, array_of: _packing().unpack(tree, array_of))
 
     def keep_summary(self, recipe: Recipe, summary: Any) -> None:
-        """Keep a summary, of a class that ``packing`` knows; or None for the note that it is not worth keeping."""
-        self._write(recipe, *_packing().pack(summary))
+        """Keep a summary, of a class that ``packing`` knows; or None for the note that it is not worth keeping.
+
+        One of another class is not kept, and a line in the log says so.
+        """
+        self._keep(recipe, summary)
 
     def value(self, key: str, *, noise: bool = False) -> Any:
         """A ``MetricValue``; None where there is none that can be used.
@@ -109,8 +112,8 @@ class Derived:
         return self._read("values", key, lambda tree, array_of: _packing().unpack(tree["fields"]["noise"], array_of))
 
     def keep_value(self, recipe: Recipe, value: Any) -> None:
-        """Keep a ``MetricValue`` with its noise."""
-        self._write(recipe, *_packing().pack(value))
+        """Keep a ``MetricValue`` with its noise; or not, as with ``keep_summary``."""
+        self._keep(recipe, value)
 
     @contextmanager
     def computing(self, digest: str) -> Iterator[None]:
@@ -149,6 +152,17 @@ class Derived:
             log.warning("%s holds something else than it should: %r; it counts as missing", path, error)
             return None
         return made
+
+    def _keep(self, recipe: Recipe, made: Any) -> None:
+        try:
+            self._write(recipe, *_packing().pack(made))
+        except (TypeError, ValueError, RecursionError) as error:
+            log.warning(
+                "cannot keep %s (%s): %s. It is used all the same, and made again next time",
+                self.path(recipe.kind, recipe.key),
+                type(made).__qualname__,
+                error,
+            )
 
     def _write(self, recipe: Recipe, tree: Any, arrays: list[Any]) -> None:
         path = self.path(recipe.kind, recipe.key)
@@ -234,7 +248,7 @@ def _files(kind: str, folder: Path, suffix: str) -> list[Kept]:
 
 
 def results_folder(cache_dir: Path) -> Path:
-    """Where Prefect's results of tasks that derive something are: small, and needed by nobody for long."""
+    """Where earlier versions kept Prefect's results of tasks that derive something; needed by nobody."""
     return cache_dir / "prefect" / "derived"
 
 

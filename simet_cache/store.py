@@ -33,6 +33,7 @@ from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.look import Look, facts, look
 from simet_cache.manifest import Source
+from simet_cache.request import Terms, asked_for, looked_up
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -102,7 +103,8 @@ class FeatureStore:
         """The handle on the features of a key, or None where there are none to be used.
 
         A damaged entry is moved to quarantine, with a warning; one without a manifest is adopted: read, and described
-        as far as possible.
+        as far as possible. Inside a task under ``FeatureCachePolicy`` that asks for the same key, what the call leaves
+        open is taken from the task.
 
         Args:
             key: The documented md5.
@@ -116,6 +118,8 @@ class FeatureStore:
             StoreError: The file cannot be read.
         """
         path = self.path(key)
+        terms = looked_up(self, key, Terms(rows, source))
+        rows, source = terms.rows, terms.source
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
         if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):
@@ -296,6 +300,9 @@ class FeatureStore:
         Of several threads and processes that want the same key, one computes; the others wait and then find it. Where
         the features cannot be stored, they are returned all the same: see ``keep``.
 
+        Inside a task under ``FeatureCachePolicy``, what the call leaves open is taken from the task: which rows, what
+        the features are made from, and whether they are to be made again (see ``request``).
+
         Args:
             key: The documented md5.
             compute: Makes the features, shape (N, D).
@@ -308,7 +315,11 @@ class FeatureStore:
             FeaturesError: ``compute`` returned something else; nothing is stored.
             StaleEntryError: There is a stale entry, and ``on_stale`` is ``error``.
             StoreError: An entry cannot be read.
+            KeyInputError: The running task keeps this key in another folder; or it is about another key, and the call
+                does not say what the features of this one are made from.
         """
+        terms = asked_for(self, key, Terms(rows, source, force))
+        rows, source, force = terms.rows, terms.source, terms.force
         found = None if force else self.find(key, rows=rows, source=source)
         if found is None:
             with self.lock(key):

@@ -312,8 +312,11 @@ def _leftovers(store: FeatureStore, *, repair: bool) -> Iterator[Finding]:
             names = ", ".join(str(file.relative_to(folder)) for file in files)
             for file in files if repair else ():
                 file.unlink(missing_ok=True)
+            if repair:
+                changes.forget_values_folder(folder, key)
             yield Finding(key, "leftover", f"{names} without use in {folder}", "removed" if repair else "")
         places = [folder, folder / "prefect" / "records", folder / "prefect" / "results"]
+        places += [changes.values_folder(folder) / key for key in folders_in(changes.values_folder(folder))]
         places += [derived.results_folder(folder), *(place for _, place in derived.folders(folder))]
         for place in places:
             for file in sweep(place) if repair and place.is_dir() else ():
@@ -329,6 +332,9 @@ def _orphans(store: FeatureStore) -> dict[str, list[Path]]:
         for name in files_in(place):
             if _KEY.fullmatch(name) and not _known(store, name):
                 found[name].append(place / name)
+    for key in folders_in(changes.values_folder(store.cache_dir)):
+        if _KEY.fullmatch(key) and not _known(store, key) and (files := changes.values(store.cache_dir, key)):
+            found[key] += files
     for name in files_in(store.cache_dir / "locks"):
         key = name.removesuffix(".holder")
         if name != key and _KEY.fullmatch(key) and not _known(store, key) and not computing(store, key):
@@ -346,6 +352,14 @@ def files_in(folder: Path) -> list[str]:
     """The names of the regular files in a folder, sorted; none where there is no folder."""
     try:
         return sorted(one.name for one in os.scandir(folder) if one.is_file(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; none where there is no folder."""
+    try:
+        return sorted(one.name for one in os.scandir(folder) if one.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 

@@ -16,9 +16,8 @@ from simet_cache.extractors.weights import Weights
 if TYPE_CHECKING:
     from simet_cache.config import ExtractorConfig
 
-VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
-
-# Every other name is a torchvision classification model.
+# Every other name is a torchvision classification model. Each family has a version of its own: raising one leaves the
+# entries of the others fresh.
 _FAMILIES: dict[str, Any] = {fid_inception.NAME: fid_inception}
 
 
@@ -31,7 +30,7 @@ class Extractor:
         transform: RGB image -> tensor (3, H, W).
         build: Makes the model, tensor (N, 3, H, W) -> tensor (N, D), in eval mode on the CPU.
         identity: What else makes its output what it is, for manifests: ``name``, ``weights``, ``precision``,
-            ``version`` of this code, and ``preprocessing``.
+            ``version`` of its family's code, and ``preprocessing``.
         resizes_to: Pixels of an image as the model's layers see it, where the model itself resizes; else None.
     """
 
@@ -62,7 +61,7 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
         "name": config.name,
         "weights": weights.identity,
         "precision": config.precision,
-        "version": VERSION,
+        "version": family.VERSION,
         "preprocessing": getattr(transform, "__qualname__", None) or " ".join(repr(transform).split()),
     }
     build = partial(family.build, config, weights)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "fid_inception"
 RESIZES_TO = 299 * 299  # pixels: images come in their own size
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INCEPTION = "inception_v3"
 RESIZES_TO = None  # the transform has done so
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 
 
 @cache

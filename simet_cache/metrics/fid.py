@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simet_cache.metrics import freedom, spectra
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats, blocks, cached_rows, mean, slices
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
@@ -52,6 +52,7 @@ class Gaussian:
         return bool(len(self.factor) == self.factor.shape[1])
 
 
+@kept_as("gaussian", version=1)
 def summarise(features: Features, *, device: str = "cpu") -> Gaussian:
     """Mean and covariance factor of one set.
 

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from simet_cache.metrics import freedom
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import Rows, Tensor, Tile, multiplied, opened, read_all
 
@@ -78,6 +78,7 @@ class Across:
     rounding: float
 
 
+@kept_as("within", version=1)
 def summarise(features: Features, *, device: str = "cpu") -> Within:
     """The kernel within one set.
 
