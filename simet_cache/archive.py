@@ -16,13 +16,12 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from simet_cache import codec, manifest
-from simet_cache.atomic import Staged, reported, size, staged, sync_folder, version_of
+from simet_cache.atomic import Staged, iso, open_regular, read_regular, reported, size, staged, sync_folder, version_of
 from simet_cache.errors import ConfigError, DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.look import Look, facts
@@ -105,7 +104,7 @@ def _exported(store: FeatureStore, key: str, tar: tarfile.TarFile) -> Moved:
         return Moved(key, "refused", str(error))
     if seen.features is None or seen.seen is None:
         return Moved(key, "refused", seen.reason)
-    with suppress(FileNotFoundError), path.open("rb") as features:
+    with suppress(FileNotFoundError), open_regular(path) as features:
         status = os.fstat(features.fileno())
         if version_of(status) == version_of(seen.seen):
             listing = _bytes_of(path.with_suffix(".files"))
@@ -124,8 +123,8 @@ def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_regular(path)
+    except (OSError, DamagedEntryError):
         return b""
 
 
@@ -257,8 +256,7 @@ def _from_folder(folder: Path, key: str) -> _Arriving:
         if said and said.digest != digest and codec.inspect(path):  # only this program writes such files
             raise DamagedEntryError(f"{path} does not hold what its manifest says")
     if said is None or said.digest != digest:
-        created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        entry = {"adopted": True, "created_at": created}
+        entry = {"adopted": True, "created_at": iso(status.st_mtime)}
         return _Arriving(key, str(path), entry, digest, UNKNOWN_ORDER, partial(_copy_file, path), b"", status.st_size)
     listing = _bytes_of(path.with_suffix(".files"))
     return _Arriving(key, str(path), entry, digest, _order(said), partial(_copy_file, path), listing, status.st_size)
@@ -276,7 +274,7 @@ def _order(said: FeatureSet) -> str:
 
 
 def _copy_file(path: Path, target: IO[bytes]) -> None:
-    with reported("cannot read", path), path.open("rb") as file:
+    with reported("cannot read", path), open_regular(path) as file:
         shutil.copyfileobj(file, target, 1 << 20)
 
 

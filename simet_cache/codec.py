@@ -17,7 +17,6 @@ import math
 import mmap
 import os
 import pickle
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from simet_cache.atomic import open_regular
 from simet_cache.errors import DamagedEntryError, FeaturesError
 from simet_cache.unpickler import unpickle
 
@@ -119,7 +119,7 @@ def blocks_of(source: Path | FloatArray, *, start: int = 0) -> Iterator[memoryvi
     if isinstance(source, np.ndarray):
         yield from _blocks(source, start)
         return
-    with _open(source) as file:
+    with open_regular(source) as file:
         layout = _recognise(file, source)
         if layout is None:
             yield from _blocks(_read_pickle(file, source), start)
@@ -144,7 +144,7 @@ def read(path: Path) -> FloatArray:
         DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is None:
             return _read_pickle(file, path)
@@ -169,7 +169,7 @@ def open_mapped(path: Path) -> FloatArray:
         DamagedEntryError: The file is no pickle of a 2-D float array with rows and columns, or is cut short.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is not None:
             return _map(file, path, layout)
@@ -190,7 +190,7 @@ def inspect(path: Path) -> Layout | None:
         DamagedEntryError: The file starts as ``write`` starts one, but was cut short or changed.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         return _recognise(file, path)
 
 
@@ -204,7 +204,7 @@ def verify(path: Path) -> str:
         DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
         OSError: The file cannot be opened or read.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is None:
             return digest(_read_pickle(file, path))
@@ -243,15 +243,6 @@ def describe(value: object) -> str:
 
 
 # Files
-
-
-def _open(path: Path) -> io.BufferedReader:
-    """Opens regular files only: a pipe in the place of one would keep its reader waiting for ever."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DamagedEntryError(f"{path} is no regular file")
-    return file
 
 
 def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:

@@ -24,6 +24,7 @@ from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  
 from prefect.serializers import Serializer
 from pydantic import Field, PrivateAttr
 
+from simet_cache import folders
 from simet_cache.atomic import write_atomically
 from simet_cache.errors import SimetCacheError, StoreError
 from simet_cache.featureset import FeatureSet
@@ -264,10 +265,15 @@ def take_over(run: TaskRunContext, records: Any) -> None:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
+    """Keep a record or result, ``cache_dir/prefect/<folder>/<name>``.
+
+    Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without.
+    """
+    folder, cache_dir = path.parent, path.parents[2]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(content))
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with folders.opened(cache_dir, str(folder.relative_to(cache_dir)), make=True) as opened:
+            write_atomically(path, lambda file: file.write(content), folder=opened)
     except OSError as error:
         log.info("cannot keep Prefect's record %s: %s", path, error)
 

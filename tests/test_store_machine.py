@@ -388,9 +388,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open_stores()
 
     def _end_process(self) -> None:
-        usage = locks._usages.pop((os.getpid(), self.folder), None)
-        if usage is not None:
-            os.close(usage._handle)
+        locks.end_uses()
         store_module._VERIFIED.clear()
         store_module._SWEPT.clear()
         self.used.clear()

@@ -175,8 +175,7 @@ def test_repair_does_not_count_as_use(store: FeatureStore) -> None:
     """A run that verifies and then prunes must be able to remove what it has adopted."""
     store.path(KEY).write_bytes(pickle.dumps(FEATURES))
     verify(store, full=True, repair=True)
-    with locks.changing(store.cache_dir):
-        assert locks.in_use(store.cache_dir) == set()
+    assert not locks.is_used(store.cache_dir, KEY)
 
 
 def test_only_a_full_check_sees_a_flipped_bit(store: FeatureStore) -> None:
@@ -377,10 +376,9 @@ def test_prune_does_what_a_model_says(
     limits = Limits(max_size, older_than, keep_latest)
     uses, _, busy = [list(column) for column in zip(*there, strict=True)] or ([], [], [])
     gone = {KEYS[n] for n in model(uses, [sizes[key] for key in KEYS[: len(there)]], busy, limits, 5000)}
-    usage = locks._Usage(store.cache_dir)
     for key, used in zip(KEYS, busy, strict=False):
         if used:
-            usage.add(key)
+            locks.use(store.cache_dir, key)
     try:
         for dry_run in (True, False):
             done = prune(store, limits, dry_run=dry_run, now=5000)
@@ -390,7 +388,7 @@ def test_prune_does_what_a_model_says(
             assert done.left == sum(sizes.values()) - done.freed
         assert set(store.keys()) == sizes.keys() - gone
     finally:
-        os.close(usage._handle)
+        locks.end_uses()
 
 
 @pytest.fixture
