@@ -47,9 +47,8 @@ def opened(root: Path, name: str = "", *, make: bool = False) -> Iterator[int]:
     handle = os.open(root, _OPEN)
     try:
         for part in Path(name).parts:
-            inner = _inner(handle, part, make=make)
-            os.close(handle)
-            handle = inner
+            outer, handle = handle, _inner(handle, part, make=make)
+            os.close(outer)  # whatever that says, it is closed
         yield handle
     finally:
         os.close(handle)
