@@ -90,15 +90,16 @@ def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> bool
         OSError: It cannot be.
     """
     target = path.with_suffix(".json")
-    with locks.changing(path.parent), staged(target) as said:
+    with staged(target) as said:
         said.file.write(_dumped(entry))
         said.finish()
-        status = path.stat()
-        if version_of(status) != version_of(seen):
-            return False
-        used = target.stat() if target.is_file() else status
-        said.replace()
-        os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns), follow_symlinks=False)
+        with locks.changing(path.parent):
+            status = path.stat()
+            if version_of(status) != version_of(seen):
+                return False
+            used = target.stat() if target.is_file() else status
+            said.replace()
+            os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns), follow_symlinks=False)
     return True
 
 

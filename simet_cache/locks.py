@@ -129,7 +129,7 @@ def changing(folder: Path) -> Iterator[None]:
 def _locked(handle: int, kind: int, folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # where a file system has no locks, nobody is kept out
-            _wait(lambda: _flocked(handle, kind), f"changes entries of {folder}", folder)
+            _wait(lambda: _flocked(handle, kind), f"has locked the entries of {folder}", folder)
         yield
     finally:
         with suppress(OSError):  # closing is not enough: a process that was forked meanwhile has the handle too
