@@ -84,9 +84,14 @@ def export(store: FeatureStore, keys: Sequence[str], archive: Path, *, force: bo
         ConfigError: The file is there already.
         StoreError: It cannot be written.
     """
-    if archive.exists() and not force:
-        raise ConfigError([f"{archive} is there already; choose another name, or replace it with --force"])
-    with reported("cannot write", archive), staged(archive) as new:
+    with reported("cannot write", archive):
+        if archive.exists() and not force:
+            raise ConfigError([f"{archive} is there already; choose another name, or replace it with --force"])
+        return _export(store, keys, archive)
+
+
+def _export(store: FeatureStore, keys: Sequence[str], archive: Path) -> list[Moved]:
+    with staged(archive) as new:
         with tarfile.open(fileobj=new.file, mode="w", format=tarfile.GNU_FORMAT) as tar:
             moved = [_exported(store, key, tar) for key in dict.fromkeys(keys)]
         if any(one.outcome == "exported" for one in moved):
@@ -104,15 +109,19 @@ def _exported(store: FeatureStore, key: str, tar: tarfile.TarFile) -> Moved:
         return Moved(key, "refused", str(error))
     if seen.features is None or seen.seen is None:
         return Moved(key, "refused", seen.reason)
-    with suppress(FileNotFoundError), open_regular(path) as features:
+    try:
+        features = open_regular(path)
+    except (OSError, StoreError) as error:
+        return Moved(key, "refused", f"cannot read {path}, which may just be replaced: {error}; export it again")
+    with features:
         status = os.fstat(features.fileno())
-        if version_of(status) == version_of(seen.seen):
-            listing = _bytes_of(path.with_suffix(".files"))
-            _add(tar, f"{key}.pkl", features, status.st_size, status)
-            for suffix, content in ((".json", json.dumps(dict(seen.entry), indent=1).encode()), (".files", listing)):
-                _add(tar, f"{key}{suffix}", io.BytesIO(content), len(content), status)
-            return Moved(key, "exported")
-    return Moved(key, "refused", f"{path} was replaced while it was read; export it again")
+        if version_of(status) != version_of(seen.seen):
+            return Moved(key, "refused", f"{path} was replaced while it was read; export it again")
+        listing = _bytes_of(path.with_suffix(".files"))
+        _add(tar, f"{key}.pkl", features, status.st_size, status)
+        for suffix, content in ((".json", json.dumps(dict(seen.entry), indent=1).encode()), (".files", listing)):
+            _add(tar, f"{key}{suffix}", io.BytesIO(content), len(content), status)
+    return Moved(key, "exported")
 
 
 def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: os.stat_result) -> None:
@@ -199,7 +208,7 @@ def import_archive(store: FeatureStore, archive: Path, *, force: bool = False) -
 def _moved(store: FeatureStore, key: str, open_it: Callable[[], _Arriving], *, force: bool) -> Moved:
     try:
         arriving = open_it()
-        with store.lock(key):
+        with store.lock(key), reported("cannot write", store.path(key)):
             there = None if force else _there(store, arriving)
             if there is not None:
                 return there

@@ -63,9 +63,10 @@ def place(path: Path, write: Callable[[Staged], Mapping[str, Any]], listing: byt
 
 def complete(path: Path) -> None:
     """Put a manifest in place whose writer was killed just before it did so."""
-    if path.with_suffix(".next.json").exists():
-        with suppress(OSError), locks.changing(path.parent):
-            _complete(path)
+    with suppress(OSError):
+        if path.with_suffix(".next.json").exists():
+            with locks.changing(path.parent):
+                _complete(path)
 
 
 def _complete(path: Path) -> None:

@@ -19,9 +19,10 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # public there, by its docs
 from pydantic import PrivateAttr
 
+from simet_cache.atomic import read_regular
 from simet_cache.comparisons import summary_recipes
 from simet_cache.derived import Derived, Kind, results_folder
-from simet_cache.errors import MetricError
+from simet_cache.errors import DamagedEntryError, MetricError
 from simet_cache.metrics import resolve
 from simet_cache.records import FeatureResultSerializer, keep, take_over
 
@@ -65,8 +66,8 @@ class DerivedRecords(WritableFileSystem):
 
     def _say_that_nothing_failed(self, path: Path) -> None:
         """In place of what is kept of a run that failed in part."""
-        with suppress(OSError):
-            if path.read_bytes() == self.result(path.name):
+        with suppress(OSError, DamagedEntryError):
+            if read_regular(path) == self.result(path.name):
                 return
         keep(path, self.result(path.name))
 
@@ -83,7 +84,7 @@ class DerivedRecords(WritableFileSystem):
     def result(self, path: str) -> bytes:
         """What the task of a record returns: that nothing failed."""
         if Path(path).name != self._key:
-            return (self.results / Path(path).name).read_bytes()
+            return read_regular(self.results / Path(path).name)
         return FeatureResultSerializer().dumps(NOTHING_FAILED)
 
 

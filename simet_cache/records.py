@@ -25,7 +25,7 @@ from prefect.serializers import Serializer
 from pydantic import Field, PrivateAttr
 
 from simet_cache import folders
-from simet_cache.atomic import write_atomically
+from simet_cache.atomic import read_regular, write_atomically
 from simet_cache.errors import SimetCacheError, StoreError
 from simet_cache.featureset import FeatureSet
 from simet_cache.manifest import Source
@@ -128,7 +128,7 @@ class Records(WritableFileSystem):
             FileNotFoundError: The features are gone, or the record's result is; Prefect takes that as a miss.
         """
         if self._wanted is None or path != self._wanted.key:  # of a task that is called inside of this one
-            return (self.records / path).read_bytes()
+            return read_regular(self.records / path)
         if self._hit is None:
             self._hit = self._look_up(self._wanted)
         return self._hit[0]
@@ -149,8 +149,8 @@ class Records(WritableFileSystem):
 
     def _returned(self, key: str) -> str | None:
         """The digest of the features that the task has returned; Prefect writes its result before its record."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            value = FeatureResultSerializer().loads((self.results / key).read_bytes())
+        with contextlib.suppress(OSError, StoreError, ValueError, KeyError, TypeError):
+            value = FeatureResultSerializer().loads(read_regular(self.results / key))
             return value.digest if isinstance(value, FeatureSet) else None
         return None
 
@@ -162,7 +162,7 @@ class Records(WritableFileSystem):
         """What the task of a record returned."""
         name = Path(path).name
         mine = self._wanted is not None and name == self._wanted.key
-        return self._hit[1] if self._hit and mine else (self.results / name).read_bytes()
+        return self._hit[1] if self._hit and mine else read_regular(self.results / name)
 
     def _look_up(self, wanted: Wanted) -> tuple[bytes, bytes]:
         key = wanted.key
@@ -176,10 +176,10 @@ class Records(WritableFileSystem):
             keep(self.results / key, handle)
             keep(self.records / key, record)
             return record, handle
-        blob = (self.results / key).read_bytes()
         try:
+            blob = read_regular(self.results / key)
             value = FeatureResultSerializer().loads(blob)
-        except (ValueError, KeyError, TypeError) as error:
+        except (StoreError, ValueError, KeyError, TypeError) as error:
             raise FileNotFoundError(f"the result of key {key} is damaged: {error}") from error
         if isinstance(value, FeatureSet):  # replaced or moved since, perhaps: the store's word counts
             if blob != handle:
@@ -192,9 +192,9 @@ class Records(WritableFileSystem):
     def _recorded(self, key: str) -> dict[str, Any] | None:
         """A record as plain values, of which few are believed: it may name a serializer that runs code."""
         try:
-            data = json.loads((self.records / key).read_bytes())
+            data = json.loads(read_regular(self.records / key))
             ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
-        except (OSError, ValueError, AttributeError):
+        except (OSError, StoreError, ValueError, AttributeError):
             return None
         return dict(data)
 

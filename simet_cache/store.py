@@ -66,7 +66,10 @@ class FeatureStore:
         fingerprint: Literal["stat", "content"] = "stat",
         remote: str | None = None,
     ) -> None:
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        try:
+            self.cache_dir = Path(cache_dir).expanduser().absolute()
+        except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody's home is known
+            raise StoreError(f"cannot tell which folder {str(cache_dir)!r} is: {error}") from error
         self.on_stale = on_stale
         self.verify = verify
         self.fingerprint = fingerprint
@@ -117,6 +120,10 @@ class FeatureStore:
             StoreError: The file cannot be read.
         """
         path = self.path(key)
+        with reported("cannot read", path):
+            return self._find(path, key, rows, source)
+
+    def _find(self, path: Path, key: str, rows: int | None, source: Source | None) -> FeatureSet | None:
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
         if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):

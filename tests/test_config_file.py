@@ -717,7 +717,7 @@ def test_an_empty_dataset_is_no_reason_to_stop_the_others(load: Load) -> None:
         ("a: 1\n\tb: 1", "c.yaml:2: no valid YAML: found character '\\t' that cannot start any token"),
         ("a: !foo x", "c.yaml:1: no valid YAML: could not determine a constructor for the tag '!foo'"),
         ("a: *b", "c.yaml:1: no valid YAML: found undefined alias 'b'"),
-        ("a: 2001-99-99", "c.yaml: no valid YAML: month must be in 1..12"),
+        ("a: 2001-99-99", "c.yaml:1: no valid YAML: '2001-99-99' is no timestamp: month must be in 1..12"),
         ("a: \0", "c.yaml: no valid YAML: unacceptable character #x0000: special characters are not allowed"),
         (GOOD + "---\na: 1", "c.yaml:4: no valid YAML: but found another document"),
         (
@@ -862,7 +862,10 @@ def test_a_mapping_without_a_value_can_be_filled(load: Load) -> None:
         ("=3", "--set =3: expected key=value, like restraints.fid.upper_bound=40"),
         ("a=[", "--set a=[: the value is no valid YAML: expected the node content, but found '<stream end>'"),
         ("a=*x", "--set a=*x: the value is no valid YAML: found undefined alias 'x'"),
-        ("a=2001-99-99", "--set a=2001-99-99: the value is no valid YAML: month must be in 1..12"),
+        (
+            "a=2001-99-99",
+            "--set a=2001-99-99: the value is no valid YAML: '2001-99-99' is no timestamp: month must be in 1..12",
+        ),
         ("a={b: 1, b: 2}", "--set a={b: 1, b: 2}: b: this key stands twice"),
         ("metrics={3: {}}", "--set metrics={3: {}}: 3: expected text as a key; put it in quotes"),
         ("restraints=", "--set restraints: restraints: expected a mapping, found nothing"),
