@@ -4,7 +4,7 @@ On disk::
 
     cache_dir/                        a byte of it is locked by who uses an entry: whoever can read entries can do that
     cache_dir/locks/<md5>.lock        held while one process computes
-    cache_dir/locks/<md5>.holder      who that is, for those who wait; means nothing while the lock is free
+    cache_dir/locks/<md5>.holder      who that is, for those who wait; one that was killed leaves it behind
     cache_dir/locks/entries.lock      held for moments by who changes an entry, and shared by who must see no change
     cache_dir/locks/entries.holder    who that is
     cache_dir/locks/used.lock         a byte of it is locked by who uses an entry, and alone by who removes that
@@ -32,7 +32,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from simet_cache import stopping
 from simet_cache.atomic import is_held
 from simet_cache.errors import StoreError
-from simet_cache.folders import file_mode, open_or_make, opened, overwrite
+from simet_cache.folders import file_mode, open_or_make, opened, overwrite, remove
 from simet_cache.holders import Holder
 
 _PLACE, _ENTRIES, _USED = "locks", "entries.lock", "used.lock"
@@ -64,6 +64,8 @@ def computing(folder: Path, key: str, *, what: str = "features", place: str = _P
     finally:
         if lock is not None:
             with suppress(OSError):  # a file server that is gone must not cost what was computed meanwhile
+                remove(folder, folder / place / f"{key}.holder")
+            with suppress(OSError):
                 lock.release()
 
 

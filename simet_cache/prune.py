@@ -14,7 +14,7 @@ from simet_cache.atomic import reported, size
 from simet_cache.derived import Kept, kept, remove, results
 from simet_cache.errors import ConfigError, StoreError
 from simet_cache.store import FeatureStore
-from simet_cache.upkeep import Stored, computing, stored
+from simet_cache.upkeep import Stored, computing, failures, stored
 
 _QUARANTINED = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})\.(pkl|json)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -170,7 +170,7 @@ def prune(store: FeatureStore, limits: Limits, *, dry_run: bool = False, now: fl
 
 def _derived(store: FeatureStore) -> list[Kept]:
     with reported("cannot list what is derived in", store.cache_dir):
-        return [*kept(store.cache_dir), *results(store.cache_dir)]
+        return [*kept(store.cache_dir), *results(store.cache_dir), *failures(store)]
 
 
 def _removed(store: FeatureStore, one: Kept) -> bool:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -372,7 +373,31 @@ def _orphans_of(store: FeatureStore, key: str) -> list[Path]:
 
 
 def _is_orphan_note(store: FeatureStore, key: str, place: str) -> bool:
-    return not _known(store, key) and not (place == "locks" and computing(store, key))
+    if _known(store, key):
+        return False
+    return not computing(store, key) if place == "locks" else not _is_failure(store, key)
+
+
+def _is_failure(store: FeatureStore, key: str) -> bool:
+    """Whether what Prefect keeps under a key is how a task run has failed: whoever reads its state looks for that."""
+    with suppress(OSError, StoreError), folders.opened(store.cache_dir, "prefect/results") as results:
+        return read_regular(key, folder=results).startswith(b'{"error":')
+    return False
+
+
+def failures(store: FeatureStore) -> list[derived.Kept]:
+    """What Prefect keeps of task runs that have failed, or were stopped: needed by nobody for long.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    found = []
+    for place in ("prefect/records", "prefect/results"):
+        for key, status in folders.files_in(store.cache_dir, place, named=_KEY.fullmatch):
+            if not _known(store, key) and _is_failure(store, key):
+                file = store.cache_dir / place / key
+                found.append(derived.Kept("results", file, status.st_size, status.st_mtime))
+    return found
 
 
 def _known(store: FeatureStore, key: str) -> bool:

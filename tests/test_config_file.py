@@ -915,3 +915,38 @@ def test_without_yaml_a_configuration_is_checked_all_the_same(project: Path) -> 
     assert names(config) == ["10k", "20k"]
     with pytest.raises(ValueError, match="split: torchvision's CIFAR10 has train and test"):
         TorchvisionConfig(torchvision="CIFAR10", root=os.curdir, split="val")
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("!!bool zzz", "'zzz' is no bool"),
+        ("!!int ''", "'' is no int"),
+        ("!!float ''", "'' is no float"),
+        ("!!timestamp zzz", "'zzz' is no timestamp"),
+        ("!!int " + "9" * 100_000, f"'{'9' * 199}... (100002 characters) is no int"),
+        ("9" * 4000, f"'{'9' * 199}... (4002 characters) is too large a number"),
+        ("0x" + "f" * 100_000, f"'0x{'f' * 197}... (100004 characters) is too large a number"),
+        ("1" + ":1" * 1000, f"'{'1:' * 99}1... (2003 characters) is too large a number"),
+    ],
+)
+def test_a_value_that_is_not_what_its_tag_says(load: Load, value: str, line: str) -> None:
+    assert refused(load, f"{GOOD}\nkeep_runs: {value}\n") == [
+        f"c.yaml:{len(GOOD.splitlines()) + 2}: no valid YAML: {line}"
+    ]
+    (said,) = refused(load, GOOD, f"keep_runs={value}")
+    assert said.endswith(f"the value is no valid YAML: {line}"[-150:])
+
+
+def test_many_problems_and_long_values_make_no_book(load: Load) -> None:
+    found = refused(load, "reference: {path: samples/10k}\ndatasets:\n" + "- {pth: 1}\n" * 20_000)
+    assert len(found) == 21
+    assert found[-1] == "and 19980 more problems"
+    (line,) = refused(load, f"{GOOD}\nkeep_runs: {'x' * 100_000}\n")
+    assert len(line) < 400
+    assert line.endswith("(100002 characters)")
+    (line,) = refused(load, f"{GOOD}\n{'x' * 100_000}: 1\n")
+    assert len(line) <= 2000
+    assert len(str(ConfigError(["x" * 10_000] * 1000))) < 50_000
+    twice = ConfigError(ConfigError(["x"] * 1000).problems)
+    assert twice.problems[-1] == "and 980 more problems", "also when it has travelled from process to process"
