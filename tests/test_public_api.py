@@ -25,6 +25,7 @@ PUBLIC = {
     "ImageReadError",
     "KeyInputError",
     "MetricError",
+    "MissingEntryError",
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",
