@@ -17,7 +17,7 @@ import math
 import mmap
 import os
 import pickle
-import stat
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from simet_cache.atomic import open_regular
 from simet_cache.errors import DamagedEntryError, FeaturesError
 from simet_cache.unpickler import unpickle
 
 FloatArray = npt.NDArray[np.floating[Any]]
+# else each mapping keeps the file open, and a process may open 1,024 as a rule
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _BLOCK = 1 << 20  # what fits into a processor's cache is hashed there while it is on its way
 _HUGE = 1 << 21  # what is written in one such aligned piece, the page cache keeps and maps as one page
 
@@ -119,7 +122,7 @@ def blocks_of(source: Path | FloatArray, *, start: int = 0) -> Iterator[memoryvi
     if isinstance(source, np.ndarray):
         yield from _blocks(source, start)
         return
-    with _open(source) as file:
+    with open_regular(source) as file:
         layout = _recognise(file, source)
         if layout is None:
             yield from _blocks(_read_pickle(file, source), start)
@@ -144,7 +147,7 @@ def read(path: Path) -> FloatArray:
         DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is None:
             return _read_pickle(file, path)
@@ -169,7 +172,7 @@ def open_mapped(path: Path) -> FloatArray:
         DamagedEntryError: The file is no pickle of a 2-D float array with rows and columns, or is cut short.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is not None:
             return _map(file, path, layout)
@@ -190,7 +193,7 @@ def inspect(path: Path) -> Layout | None:
         DamagedEntryError: The file starts as ``write`` starts one, but was cut short or changed.
         OSError: The file cannot be opened.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         return _recognise(file, path)
 
 
@@ -204,7 +207,7 @@ def verify(path: Path) -> str:
         DamagedEntryError: The file is no pickle of a 2-D float array, or is cut short.
         OSError: The file cannot be opened or read.
     """
-    with _open(path) as file:
+    with open_regular(path) as file:
         layout = _recognise(file, path)
         if layout is None:
             return digest(_read_pickle(file, path))
@@ -245,15 +248,6 @@ def describe(value: object) -> str:
 # Files
 
 
-def _open(path: Path) -> io.BufferedReader:
-    """Opens regular files only: a pipe in the place of one would keep its reader waiting for ever."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DamagedEntryError(f"{path} is no regular file")
-    return file
-
-
 def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:
     """A pickle of any layout, by the restricted unpickler."""
     value = unpickle(file, path)
@@ -265,7 +259,7 @@ def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:
 
 def _map(file: io.BufferedReader, path: Path, layout: Layout) -> FloatArray:
     try:
-        mapping = mmap.mmap(file.fileno(), layout.offset + layout.nbytes, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), layout.offset + layout.nbytes, access=mmap.ACCESS_READ, **_UNTRACKED)
     except ValueError as error:  # it had that length a moment ago
         raise DamagedEntryError(f"{path} was cut short while it was opened") from error
     return np.frombuffer(mapping, layout.dtype, math.prod(layout.shape), layout.offset).reshape(layout.shape)

@@ -16,7 +16,7 @@ from xxhash import xxh3_128_hexdigest
 
 from simet_cache.codec import FloatArray, digest
 from simet_cache.derived import Derived, Recipe
-from simet_cache.errors import DamagedEntryError, MetricError
+from simet_cache.errors import DamagedEntryError, MetricError, MissingEntryError
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import METRICS, Intervals, MetricValue, Summaries, evaluate_each, resolve
 from simet_cache.metrics.evaluate import VERSION
@@ -255,7 +255,7 @@ def opened(rows: Rows, side: Side, *, device: str) -> Summaries:
     handle = rows.features
     try:
         features = _loaded(handle)
-    except FileNotFoundError as error:
+    except MissingEntryError as error:
         sentence = f"{handle.path} was removed during this run; the next one extracts it again"
         raise DamagedEntryError(sentence) from error
     except DamagedEntryError as error:

@@ -15,6 +15,7 @@
     ├── StoreError             the feature cache cannot be read or written
     │   ├── DamagedEntryError  a file of the cache is no feature array
     │   │   └── DamagedShardError  that of a shard, or it is gone: it has to be extracted again
+    │   ├── MissingEntryError  the file that a handle is about is gone
     │   ├── UnsafePickleError  a file of the cache would run code if it were unpickled
     │   ├── StaleEntryError    the data behind a key have changed since its features were made
     │   └── RemoteError        the remote home of the cache cannot be reached, or refuses
@@ -28,6 +29,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 2000  # characters: a value that was found may be a book
+
+
+def _shortened(problem: str) -> str:
+    if len(problem) <= _LONGEST_PROBLEM:
+        return problem
+    half = _LONGEST_PROBLEM // 2 - 10
+    return f"{problem[:half]} [...] {problem[-half:]}"
+
 
 class SimetCacheError(Exception):
     """Base of the tree: catch this to catch everything that simet-cache raises on purpose."""
@@ -37,10 +48,13 @@ class ConfigError(SimetCacheError):
     """The configuration cannot be used.
 
     Attributes:
-        problems: One line for each problem, with the place where it stands.
+        problems: One line for each problem, with the place where it stands; of many, the first ones and how many more.
     """
 
     def __init__(self, problems: list[str]) -> None:
+        if len(problems) > _MOST_PROBLEMS + 1:
+            problems = [*problems[:_MOST_PROBLEMS], f"and {len(problems) - _MOST_PROBLEMS} more problems"]
+        problems = [_shortened(problem) for problem in problems]
         super().__init__("\n".join(problems))
         self.problems = problems
 
@@ -117,6 +131,10 @@ class DamagedShardError(DamagedEntryError):
 
     def __reduce__(self) -> tuple[type[DamagedShardError], tuple[str, str]]:
         return type(self), (str(self), self.key)
+
+
+class MissingEntryError(StoreError):
+    """The file that a handle is about is gone: somebody has removed the entry, or put it aside."""
 
 
 class UnsafePickleError(StoreError):

@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from simet_cache import codec, locks, manifest
-from simet_cache.atomic import reported
+from simet_cache.atomic import iso, open_regular, reported
 from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.manifest import UNKNOWN_ORDER, Source
@@ -139,7 +138,7 @@ def _check(path: Path, features: FeatureSet, *, aligned: bool, full: bool) -> No
 
 
 def _ends_like_a_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         first = file.read(1)
         file.seek(-1, os.SEEK_END)
         return (first, file.read(1)) == (b"\x80", b".")
@@ -160,6 +159,5 @@ def _read(path: Path, status: os.stat_result, entry: Mapping[str, Any]) -> dict[
             return {**before, "file": found["file"]}
     if entry and aligned:  # only this program writes such files, and it says what is in them
         raise DamagedEntryError(f"{path} does not hold what its manifest says")
-    created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-    said = {"adopted": True, "dataset": {"fingerprint": "unknown"}, "created_at": created}
+    said = {"adopted": True, "dataset": {"fingerprint": "unknown"}, "created_at": iso(status.st_mtime)}
     return {"format": manifest.FORMAT, "key": path.stem, **said, **found}

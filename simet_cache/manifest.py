@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simet_cache.atomic import read_regular
 from simet_cache.errors import DamagedEntryError, StoreError
 from simet_cache.listing import Fingerprint, differences
 
@@ -71,7 +72,7 @@ def read(path: Path, key: str) -> dict[str, Any]:
         StoreError: It was written by a newer version of this program, or cannot be read.
     """
     try:
-        return parse(path.read_bytes(), key, str(path))
+        return parse(read_regular(path), key, str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -129,8 +130,8 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
     if same is not False:
         return ""
     try:
-        found = differences(listing.read_bytes(), source.fingerprint.listing)
-    except OSError:
+        found = differences(read_regular(listing), source.fingerprint.listing)
+    except (OSError, DamagedEntryError):
         found = []
     return f"the images have changed since ({', '.join(found)})" if found else "they were made from other images"
 

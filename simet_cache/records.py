@@ -29,7 +29,8 @@ from prefect.serializers import Serializer
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from pydantic import Field, PrivateAttr
 
-from simet_cache.atomic import write_atomically
+from simet_cache import folders
+from simet_cache.atomic import read_regular, write_atomically
 from simet_cache.errors import SimetCacheError, StoreError
 from simet_cache.featureset import FeatureSet
 from simet_cache.request import FeatureRequest, tells_running_request
@@ -159,7 +160,7 @@ class Records(WritableFileSystem):
         self._hit = None
         found = request.store.find(request.key)
         with contextlib.suppress(OSError):  # a folder that is only to be read
-            result = self._result_path.read_bytes()
+            result = self._result_bytes()
             if found is not None:
                 self._record(found, result, json.loads(content))
 
@@ -172,10 +173,10 @@ class Records(WritableFileSystem):
             level = logging.INFO if isinstance(value, FeatureSet) else logging.WARNING
             log.log(level, "%s; it is not kept, and the task runs again next time", reason)
             if self._promised:
-                keep(self.results / self._own(".record"), json.dumps({"broke its promise": reason}).encode())
+                self._keep(self.results / self._own(".record"), json.dumps({"broke its promise": reason}).encode())
             return
         record |= {"digest": found.digest, "result": _digest(result)}
-        keep(self._record_path, json.dumps(record).encode())
+        self._keep(self._record_path, json.dumps(record).encode())
 
     def _not_to_be_kept(self, value: Any) -> str:
         """Reason not to hand a result on, as a clause; empty where it may be."""
@@ -198,7 +199,7 @@ class Records(WritableFileSystem):
     def keep_result(self, place: str, content: bytes) -> None:
         """Keep what the task of this record has returned; not how it has failed."""
         if self._request is not None and place == self.place(self._request.key):
-            keep(self.results / place, content)
+            self._keep(self.results / place, content)
 
     def result(self, path: str) -> bytes:
         """What the task of this record returned.
@@ -208,7 +209,7 @@ class Records(WritableFileSystem):
         """
         if Path(path).name != self._result_path.name:
             raise FileNotFoundError(f"{path} is not the result of this task")
-        return self._hit[1] if self._hit else self._result_path.read_bytes()
+        return self._hit[1] if self._hit else self._result_bytes()
 
     @property
     def _result_path(self) -> Path:
@@ -243,7 +244,7 @@ class Records(WritableFileSystem):
         recorded = self._recorded()
         if recorded is None:
             raise FileNotFoundError(f"this task has recorded nothing for key {found.key}")
-        value, blob = self._read_result(), self._result_path.read_bytes()
+        value, blob = self._read_result(), self._result_bytes()
         if self._is_of_key(value):
             return self._refreshed(found, recorded.get("expiration"))
         if isinstance(value, BaseException | FeatureSet) or self._task.unknown:
@@ -254,9 +255,15 @@ class Records(WritableFileSystem):
 
     def _read_result(self) -> Any:
         try:
-            return FeatureResultSerializer().loads(self._result_path.read_bytes())
+            return FeatureResultSerializer().loads(self._result_bytes())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FileNotFoundError(f"the result {self._result_path} is damaged: {error}") from error
+
+    def _result_bytes(self) -> bytes:
+        try:
+            return read_regular(self._result_path)
+        except StoreError as error:
+            raise FileNotFoundError(str(error)) from error
 
     def _is_of_key(self, value: Any) -> bool:
         return isinstance(value, FeatureSet) and value.key == self.request.key
@@ -264,24 +271,34 @@ class Records(WritableFileSystem):
     def _refreshed(self, found: FeatureSet, expiration: Any) -> tuple[bytes, bytes]:
         """The features may have been replaced or moved since: the store's word counts."""
         handle = FeatureResultSerializer().dumps(found)
-        if self._result_path.read_bytes() != handle:
-            keep(self._result_path, handle)
+        if self._result_bytes() != handle:
+            self._keep(self._result_path, handle)
         return self._rebased(expiration, handle)
 
     def _adopted(self, found: FeatureSet) -> tuple[bytes, bytes]:
         record, handle = self._rebased(None, FeatureResultSerializer().dumps(found))
-        keep(self._result_path, handle)
-        keep(self._record_path, record)
+        self._keep(self._result_path, handle)
+        self._keep(self._record_path, record)
         return record, handle
 
     def _recorded(self) -> dict[str, Any] | None:
         """A record as plain values, of which few are believed: it may name a serializer that runs code."""
         try:
-            data = json.loads(self._record_path.read_bytes())
+            data = json.loads(read_regular(self._record_path))
             ResultRecordMetadata.model_validate({"expiration": data.get("expiration")})
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, StoreError, ValueError, AttributeError, RecursionError):
             return None
         return dict(data)
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        """In a folder that is only to be read it cannot be kept, and nothing is lost: features are found without."""
+        cache_dir = Path(self.cache_dir)
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with folders.opened(cache_dir, str(path.parent.relative_to(cache_dir)), make=True) as folder:
+                write_atomically(path, lambda file: file.write(content), folder=folder)
+        except OSError as error:
+            log.info("cannot keep Prefect's record %s: %s", path, error)
 
     def _rebased(self, expiration: Any, result: bytes) -> tuple[bytes, bytes]:
         """A record with our serializer, and the result where Prefect may read it."""
@@ -321,19 +338,13 @@ def private_folder(folder: Path) -> Path:
 
 def hand_to_prefect(path: Path, content: bytes) -> None:
     """Keep a result where Prefect itself reads it."""
-    with contextlib.suppress(OSError):
-        if path.read_bytes() == content:
-            return
-    keep(path, content, durable=False)
-
-
-def keep(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Where it cannot be kept, as in a folder that is only to be read, nothing is lost: features are found without."""
     try:
+        if path.is_file() and path.read_bytes() == content:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(content), durable=durable)
+        write_atomically(path, lambda file: file.write(content), durable=False)
     except OSError as error:
-        log.info("cannot keep Prefect's record %s: %s", path, error)
+        log.info("cannot keep the result %s: %s", path, error)
 
 
 def _forget_prefects_threads() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DamagedEntryError
+from simet_cache.errors import DamagedEntryError, MissingEntryError
 from simet_cache.loaders import expected_rows, loader_key, loader_source
 from simet_cache.sources import read_unchanged
 from simet_cache.store import FeatureStore
@@ -87,6 +87,6 @@ class FeatureCacheService:
                 return found.load(copy=True)
             except DamagedEntryError:  # only reading the payload shows a flipped bit
                 self._store.quarantine_if_damaged(key)
-            except FileNotFoundError:  # another process has just moved or removed it
+            except MissingEntryError:  # another process has just moved or removed it
                 continue
         raise DamagedEntryError(f"{self._store.path(key)} was damaged or gone twice in a row; check the disk")

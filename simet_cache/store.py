@@ -31,6 +31,7 @@ from simet_cache.atomic import Staged, reported, sweep, version_of
 from simet_cache.codec import FloatArray, Layout
 from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
+from simet_cache.folders import opened, share
 from simet_cache.look import Look, facts, look
 from simet_cache.manifest import Source
 from simet_cache.request import Terms, asked_for, looked_up
@@ -66,7 +67,10 @@ class FeatureStore:
         fingerprint: Literal["stat", "content"] = "stat",
         remote: str | None = None,
     ) -> None:
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        try:
+            self.cache_dir = Path(cache_dir).expanduser().absolute()
+        except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody's home is known
+            raise StoreError(f"cannot tell which folder {str(cache_dir)!r} is: {error}") from error
         self.on_stale = on_stale
         self.verify = verify
         self.fingerprint = fingerprint
@@ -74,7 +78,7 @@ class FeatureStore:
         if remote:
             _mirror().remote_at(remote)
         with reported("cannot create the cache folder", self.cache_dir):
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            _made(self.cache_dir)
 
     def path(self, key: str) -> Path:
         """Where the features of a key are, or would be."""
@@ -119,7 +123,10 @@ class FeatureStore:
         """
         path = self.path(key)
         terms = looked_up(self, key, Terms(rows, source))
-        rows, source = terms.rows, terms.source
+        with reported("cannot read", path):
+            return self._find(path, key, terms.rows, terms.source)
+
+    def _find(self, path: Path, key: str, rows: int | None, source: Source | None) -> FeatureSet | None:
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
         if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):
@@ -480,13 +487,22 @@ def _warn_once(sentence: str, seen: Look) -> None:
         log.warning("%s", sentence)
 
 
+def _made(folder: Path) -> None:
+    """Make a folder and those above it; what is made in a folder that users share is theirs too."""
+    if folder.is_dir():
+        return
+    _made(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with suppress(OSError), opened(folder.parent) as above, opened(folder) as made:
+        share(made, above)
+
+
 def _sweep_once(folder: Path) -> None:
-    """What dead writers and dead users left behind."""
+    """What dead writers left behind."""
     if folder not in _SWEPT:
         _SWEPT.add(folder)
         with suppress(OSError):
             sweep(folder)
-            locks.forget_the_dead(folder)
 
 
 def program() -> str:

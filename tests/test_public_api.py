@@ -27,6 +27,7 @@ PUBLIC = {
     "ImageReadError",
     "KeyInputError",
     "MetricError",
+    "MissingEntryError",
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",

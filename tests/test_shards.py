@@ -231,9 +231,7 @@ def test_the_whole_is_that_of_one_extraction(data: st.DataObject) -> None:
         found = assemble(sharded, whole, parts, size=size)
         same(sharded, once, found, expected)
         assert np.array_equal(found.load(copy=True), expected.load())
-        for usage in locks._usages.values():
-            os.close(usage._handle)
-        locks._usages.clear()
+        locks.end_uses()
 
 
 def pictures(root: Path, count: int = 10) -> Path:

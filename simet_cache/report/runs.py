@@ -27,7 +27,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from simet_cache.atomic import reported
+from simet_cache.atomic import read_regular, reported
+from simet_cache.errors import StoreError
 from simet_cache.report.files import NAMES, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults
 
@@ -137,8 +138,8 @@ def _new_folder(output: Path, started_at: str, run_id: str) -> Path:
 def _last_good(output: Path) -> dict[str, Any]:
     """As they were written, by this version or by another one; empty where there are none that can be read."""
     try:
-        found = json.loads((output / "results.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(read_regular(output / "results.json"))
+    except (OSError, StoreError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
