@@ -8,7 +8,7 @@
     python flows/evaluate.py --real data/real --synth samples/10k samples/20k
 
 Exit code 0: every dataset was measured and every restraint holds; or with ``--plan``, every set can be used. 1: not so.
-2: bad input; nothing was measured.
+2: bad input; nothing was measured. 3: Prefect cannot be used, since no server answers or its folder cannot be written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
+warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # which is an error, and said as one
 
 from prefect import flow, get_run_logger  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
@@ -38,6 +40,7 @@ from flows.parameters import Configuration  # noqa: E402
 from flows.runners import in_flight, require  # noqa: E402
 from flows.session import (  # noqa: E402
     INTERRUPTED,
+    NO_SERVER,
     STOPPED,
     cancelled,
     ended_by_sigterm,
@@ -52,7 +55,7 @@ from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config.weights import require_weights  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.devices import DeviceLocks  # noqa: E402
-from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
+from simet_cache.errors import ConfigError, InfrastructureError, SimetCacheError  # noqa: E402
 from simet_cache.plan import onlooker, store_of  # noqa: E402
 from simet_cache.report.results import EvaluationResults, Table  # noqa: E402
 from simet_cache.report.runs import keep_run, prepare  # noqa: E402
@@ -190,9 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = evaluate(config, return_state=True)
             reported = state.is_completed() or isinstance(_error_of(state), NotPassedError)
             wait_until_recorded(state.state_details.flow_run_id, last="report" if reported else None)
-    except ConfigError as error:
+    except InfrastructureError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return NO_SERVER
     except KeyboardInterrupt:
         print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -216,7 +219,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description="Measure image sets against a reference; features that are cached are not extracted again.",
-        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input. 130: interrupted.",
+        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input. 3: no Prefect."
+        " 130: interrupted.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; by default the digits example")
     parser.add_argument("--real", metavar="DIR", help="the folder of the reference, in place of CONFIG")

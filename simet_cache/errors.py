@@ -17,6 +17,7 @@
     │   ├── StaleEntryError    the data behind a key have changed since its features were made
     │   └── RemoteError        the remote home of the cache cannot be reached, or refuses
     ├── MetricError            a metric cannot be computed on these features
+    ├── InfrastructureError    Prefect cannot be used: no server, or no folder for what it keeps
     └── StoppedError           the process was asked to stop
 
 Each message is one sentence or two: what was expected, what was found, where, and what to do.
@@ -25,6 +26,8 @@ Each message is one sentence or two: what was expected, what was found, where, a
 from __future__ import annotations
 
 from pathlib import Path
+
+from simet_cache.urls import without_secrets
 
 
 class SimetCacheError(Exception):
@@ -39,8 +42,8 @@ class ConfigError(SimetCacheError):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [without_secrets(problem) for problem in problems]  # they repeat what was configured
+        super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return type(self), (self.problems,)
@@ -131,6 +134,13 @@ class RemoteError(StoreError):
 
 class MetricError(SimetCacheError):
     """A metric cannot be computed on these features."""
+
+
+class InfrastructureError(SimetCacheError):
+    """Prefect cannot be used: its server cannot be reached or started, or its folder not be written.
+
+    It says nothing about the inputs and nothing about the results: the same command may work an hour later.
+    """
 
 
 class StoppedError(SimetCacheError):

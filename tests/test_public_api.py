@@ -23,6 +23,7 @@ PUBLIC = {
     "FeatureStore",
     "FeaturesError",
     "ImageReadError",
+    "InfrastructureError",
     "KeyInputError",
     "MetricError",
     "RemoteError",
