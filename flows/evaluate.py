@@ -56,6 +56,7 @@ from simet_cache.config.weights import require_weights  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.devices import DeviceLocks  # noqa: E402
 from simet_cache.errors import ConfigError, InfrastructureError, SimetCacheError  # noqa: E402
+from simet_cache.escaping import for_terminal  # noqa: E402
 from simet_cache.plan import onlooker, store_of  # noqa: E402
 from simet_cache.report.results import EvaluationResults, Table  # noqa: E402
 from simet_cache.report.runs import keep_run, prepare  # noqa: E402
@@ -124,7 +125,7 @@ def _measured(config: EvaluationConfig) -> EvaluationResults:
     results = replace(begun, tables=tables, verdicts=verdicts, plan=plan, seconds=time.perf_counter() - started)
     kept = report(results, config.output, run_id=str(flow_run.id), keep_runs=config.keep_runs)
     print_table(results)
-    get_run_logger().info(kept.sentence)
+    get_run_logger().info("%s", kept.sentence)
     return results
 
 
@@ -133,7 +134,7 @@ def _tables(config: EvaluationConfig) -> tuple[tuple[Table, ...], dict[str, Any]
     store = store_of(config)
     store.catch_up()
     sweep = plan_sweep(config, store)
-    get_run_logger().info("\n".join(sweep.lines()))
+    get_run_logger().info("\n".join(map(for_terminal, sweep.lines())))
     runner, places = config.task_runner, config.max_in_flight
     with in_flight(runner, places, on_stop=stopping.request, listening=stopping.listening) as crew:
         locks = DeviceLocks(config.device_locks, f"{flow_run.name} {flow_run.id}", runner.kind == "threads")
@@ -150,7 +151,7 @@ def _keep_the_end(results: EvaluationResults, config: EvaluationConfig) -> None:
     except SimetCacheError as error:  # it is not what ended the run
         get_run_logger().error("%s", error)
     else:
-        get_run_logger().info(kept.sentence)
+        get_run_logger().info("%s", kept.sentence)
 
 
 def _why(error: BaseException) -> str:
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plan:
             with onlooker(config) as store:
                 sweep = plan_sweep(config, store)
-            print("\n".join(sweep.lines()))
+            print("\n".join(map(for_terminal, sweep.lines())))
             return PASSED if sweep.usable else NOT_PASSED
         require(config.task_runner)
         store_of(config)

@@ -27,8 +27,9 @@ from prefect.states import Completed, Failed  # noqa: E402
 from flows.session import NO_SERVER, ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
 from simet_cache.atomic import size  # noqa: E402
 from simet_cache.errors import ConfigError, InfrastructureError, SimetCacheError  # noqa: E402
+from simet_cache.escaping import for_terminal  # noqa: E402
 from simet_cache.prune import Limits, Pruning  # noqa: E402
-from simet_cache.upkeep import Verified, printable  # noqa: E402
+from simet_cache.upkeep import Verified  # noqa: E402
 from tasks.artifacts import publish  # noqa: E402
 from tasks.upkeep import prune_cache, verify_cache  # noqa: E402
 
@@ -92,7 +93,7 @@ def _as_markdown(summary: str, verified: Verified, pruned: Pruning | None) -> st
     lines = [f"- {finding}" for finding in verified.findings] + [
         f"- {one}" for one in (pruned.entries if pruned else ())
     ]
-    block = ["~~~", *map(printable, lines), "~~~"] if lines else []
+    block = ["~~~", *map(for_terminal, lines), "~~~"] if lines else []
     return "\n".join([f"### {summary}", "", *block])
 
 

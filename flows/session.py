@@ -41,11 +41,13 @@ from prefect.settings import (
 from prefect.states import Cancelled
 
 from simet_cache.errors import InfrastructureError, SimetCacheError
+from simet_cache.escaping import for_log
 from simet_cache.urls import reason_of, without_secrets
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 STOPPED = (KeyboardInterrupt, TerminationSignal)  # Ctrl-C, and SIGTERM as Prefect raises it in a flow
 
+_OF_RUNS = ("prefect.task_runs", "prefect.flow_runs")  # loggers
 NO_SERVER = 3  # the exit code of a command
 
 _ANSWER = 20.0  # seconds in which a server must answer
@@ -131,9 +133,12 @@ def _temporary_server() -> Any:
 
 def quiet_logs() -> None:
     """In any process that runs tasks: what a person would want to read."""
-    for name in ("prefect.task_runs", "prefect.flow_runs"):
+    for name in _OF_RUNS:
         logging.getLogger(name).addFilter(_one_sentence)
     logging.getLogger("simet_cache").setLevel(logging.INFO)
+    for logger in map(logging.getLogger, (None, "prefect", *_OF_RUNS, "simet_cache")):
+        for handler in logger.handlers:
+            handler.addFilter(for_log)  # names of folders and images, which have run names and messages made of them
 
 
 @contextmanager

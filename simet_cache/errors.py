@@ -27,11 +27,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from simet_cache.escaping import for_terminal, lines_for_terminal
 from simet_cache.urls import without_secrets
 
 
 class SimetCacheError(Exception):
-    """Base of the tree: catch this to catch everything that simet-cache raises on purpose."""
+    """Base of the tree: catch this to catch everything that simet-cache raises on purpose.
+
+    Its text is safe for a terminal, whatever the names of files and the words of manifests that it repeats.
+    """
+
+    def __str__(self) -> str:
+        return lines_for_terminal(super().__str__())
 
 
 class ConfigError(SimetCacheError):
@@ -42,7 +49,7 @@ class ConfigError(SimetCacheError):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = [without_secrets(problem) for problem in problems]  # they repeat what was configured
+        self.problems = [for_terminal(without_secrets(problem)) for problem in problems]  # they repeat what was written
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
@@ -68,7 +75,7 @@ class ImageReadError(DatasetError):
     """
 
     def __init__(self, path: str | Path, reason: str, *, errno: int | None = None) -> None:
-        super().__init__(f"cannot read image {path}: {reason}")
+        super().__init__(f"cannot read image {for_terminal(str(path))}: {for_terminal(reason)}")
         self.path = str(path)
         self.reason = reason
         self.errno = errno

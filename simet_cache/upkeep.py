@@ -181,11 +181,6 @@ def iso(seconds: float) -> str | None:
         return None
 
 
-def printable(text: str) -> str:
-    """Names of files and words of manifests, so that they can do nothing to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 # Verify and repair
 
 

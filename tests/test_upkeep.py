@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simet_cache import locks, manifest, upkeep
+from simet_cache import locks, manifest
 from simet_cache.errors import ConfigError
 from simet_cache.explain import nearest
 from simet_cache.prune import Limits, parsed_age, parsed_size, prune
@@ -528,10 +528,6 @@ def test_durations(seconds: float, text: str) -> None:
     from simet_cache.prune import duration
 
     assert duration(seconds) == text
-
-
-def test_words_of_others_do_nothing_to_a_terminal() -> None:
-    assert upkeep.printable("é 日 \x1b[31m\n\x00\u202e\ud800") == r"é 日 \x1b[31m\n\x00\u202e\ud800"
 
 
 # Nearest
