@@ -19,7 +19,15 @@ _PARAMETER = re.compile(rf"([?&;][^\s=&;#?]*(?:{_NAMES})[^\s=&;#?]*)=[^\s&;#]+",
 _OPTION = re.compile(rf"-*[^\s=]*(?:{_NAMES})[^\s=]*", re.IGNORECASE)
 _TOKENS = ("http", "https")  # where a user without a password is often a token
 _S3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_HOW = {"s3": _S3, "s3a": _S3, "gs": "GOOGLE_APPLICATION_CREDENTIALS", "abfs": "AZURE_STORAGE_ACCOUNT_KEY"}
+_HOW = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": "AZURE_STORAGE_ACCOUNT_KEY",
+    "http": "FSSPEC_HTTP, in JSON,",
+    "https": "FSSPEC_HTTPS, in JSON,",
+}
+_BY_FSSPEC = ("ftp", "sftp", "ssh", "smb")  # which it gives what the environment has of these names
 
 
 def refusal_of(url: str) -> str:
@@ -31,8 +39,8 @@ def refusal_of(url: str) -> str:
     protocol = protocol.rpartition("::")[2].lower()
     if not (_PARAMETER.search(url) or _has_credentials(protocol, rest)):
         return ""
-    of_fsspec = f"FSSPEC_{re.sub(r'[^a-z0-9]', '_', protocol).upper()}"
-    how = _HOW.get(protocol, f"{of_fsspec}_USERNAME and {of_fsspec}_PASSWORD")
+    of_fsspec = f"FSSPEC_{protocol.upper()}_USERNAME and FSSPEC_{protocol.upper()}_PASSWORD"
+    how = _HOW.get(protocol, of_fsspec if protocol in _BY_FSSPEC else "them")
     return (
         "credentials do not belong in a URL, which is written to results, logs and Prefect's records; set"
         f" {how} in the environment, which a deployment can fill from a Secret block of Prefect"
