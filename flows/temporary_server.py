@@ -56,6 +56,7 @@ class ServerOutOfReach(SubprocessASGIServer):
         with self._starting:
             if self.running:
                 return
+            _pass_proxies_by()
             try:
                 trouble = self._tried(timeout or START_LIMIT)
             except (OSError, RuntimeError) as error:  # no process, or no port, for it
@@ -84,7 +85,7 @@ class ServerOutOfReach(SubprocessASGIServer):
 
     def _await_answer(self, process: subprocess.Popen[Any], limit: float) -> str:
         computed, give_up = 0.0, time.monotonic() + limit
-        with httpx.Client(timeout=5, trust_env=False) as client:  # loopback is not for a proxy
+        with httpx.Client(timeout=5) as client:
             while time.monotonic() < give_up:
                 if process.poll() is not None:
                     return self.last_words or f"it ended with exit code {process.returncode}"
@@ -120,6 +121,13 @@ def _popen(start: type[subprocess.Popen[Any]], output: IO[bytes] | None, args: l
     command = [sys.executable, "-P", str(_CHILD), str(os.getpid()), *of_uvicorn]
     said = subprocess.DEVNULL if output is None else output
     return start(command, process_group=0, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **how)
+
+
+def _pass_proxies_by() -> None:
+    """Loopback is not for a proxy, and Prefect's client would send even that through one."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if "127.0.0.1" not in known.split(","):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (known, "127.0.0.1")))
 
 
 def _file_for_output() -> IO[bytes] | None:

@@ -156,6 +156,16 @@ class TestNoServer:
         assert ("not a database" if trouble == "no database" else "ffffffffffff") in sentence
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("known", ["", "example.org"])
+def test_a_proxy_does_not_stand_between(known: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "features").mkdir(parents=True)
+    proxies = dict.fromkeys(["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"], "http://127.0.0.1:9")
+    done = run(ROOT / "flows" / "maintain.py", cwd=tmp_path, NO_PROXY=known, **proxies)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "entries checked: 0, repaired: 0, left for a person: 0\n"
+
+
 LOST = """
 import os, signal, sys
 import flows.evaluate as command
