@@ -20,6 +20,7 @@
     │   ├── StaleEntryError    the data behind a key have changed since its features were made
     │   └── RemoteError        the remote home of the cache cannot be reached, or refuses
     ├── MetricError            a metric cannot be computed on these features
+    ├── InfrastructureError    Prefect cannot be used: no server, or no folder for what it keeps
     └── StoppedError           the process was asked to stop
 
 Each message is one sentence or two: what was expected, what was found, where, and what to do.
@@ -28,6 +29,9 @@ Each message is one sentence or two: what was expected, what was found, where, a
 from __future__ import annotations
 
 from pathlib import Path
+
+from simet_cache.escaping import for_terminal, lines_for_terminal
+from simet_cache.urls import without_secrets
 
 _MOST_PROBLEMS = 20
 _LONGEST_PROBLEM = 2000  # characters: a value that was found may be a book
@@ -41,7 +45,13 @@ def _shortened(problem: str) -> str:
 
 
 class SimetCacheError(Exception):
-    """Base of the tree: catch this to catch everything that simet-cache raises on purpose."""
+    """Base of the tree: catch this to catch everything that simet-cache raises on purpose.
+
+    Its text is safe for a terminal, whatever the names of files and the words of manifests that it repeats.
+    """
+
+    def __str__(self) -> str:
+        return lines_for_terminal(super().__str__())
 
 
 class ConfigError(SimetCacheError):
@@ -54,9 +64,9 @@ class ConfigError(SimetCacheError):
     def __init__(self, problems: list[str]) -> None:
         if len(problems) > _MOST_PROBLEMS + 1:
             problems = [*problems[:_MOST_PROBLEMS], f"and {len(problems) - _MOST_PROBLEMS} more problems"]
-        problems = [_shortened(problem) for problem in problems]
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        # they repeat what was written
+        self.problems = [_shortened(for_terminal(without_secrets(problem))) for problem in problems]
+        super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return type(self), (self.problems,)
@@ -81,7 +91,7 @@ class ImageReadError(DatasetError):
     """
 
     def __init__(self, path: str | Path, reason: str, *, errno: int | None = None) -> None:
-        super().__init__(f"cannot read image {path}: {reason}")
+        super().__init__(f"cannot read image {for_terminal(str(path))}: {for_terminal(reason)}")
         self.path = str(path)
         self.reason = reason
         self.errno = errno
@@ -159,6 +169,13 @@ class RemoteError(StoreError):
 
 class MetricError(SimetCacheError):
     """A metric cannot be computed on these features."""
+
+
+class InfrastructureError(SimetCacheError):
+    """Prefect cannot be used: its server cannot be reached or started, or its folder not be written.
+
+    It says nothing about the inputs and nothing about the results: the same command may work an hour later.
+    """
 
 
 class StoppedError(SimetCacheError):

@@ -181,11 +181,6 @@ def resolve(store: FeatureStore, prefix: str) -> str:
     return found[0]
 
 
-def printable(text: str) -> str:
-    """Names of files and words of manifests, so that they can do nothing to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 # Verify and repair
 
 

@@ -25,6 +25,7 @@ PUBLIC = {
     "FeatureStore",
     "FeaturesError",
     "ImageReadError",
+    "InfrastructureError",
     "KeyInputError",
     "MetricError",
     "MissingEntryError",

@@ -584,10 +584,6 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_words_of_others_do_nothing_to_a_terminal() -> None:
-    assert upkeep.printable("é 日 \x1b[31m\n\x00\u202e\ud800") == r"é 日 \x1b[31m\n\x00\u202e\ud800"
-
-
 # Nearest
 
 
