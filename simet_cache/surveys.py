@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import stat
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,13 +19,18 @@ from pathlib import Path
 
 from PIL import features
 
-from simet_cache.atomic import sweep, write_atomically
+from simet_cache import folders
+from simet_cache.atomic import open_regular, sweep, write_atomically
 from simet_cache.datasets.survey import VERSION, Survey
+from simet_cache.errors import StoreError
 from simet_cache.manifest import Source
 
+FOLDER = "surveys"
 MOST_KEPT = 10_000  # on the disk: the oldest half goes when there are more
 _MOST_HELD = 1000  # in this process
 _LONGEST = 1 << 16  # bytes of a file
+
+_NAME = re.compile(r"[0-9a-f]{32}\.json")
 
 log = logging.getLogger(__name__)
 _held: OrderedDict[str, Survey] = OrderedDict()
@@ -58,14 +63,14 @@ def survey_of(
     reads = [features.version("pil"), max_pixels]
     about = [VERSION, reads, source.components.get("dataset"), fingerprint.stat, fingerprint.content]
     key = hashlib.md5(json.dumps(about).encode(), usedforsecurity=False).hexdigest()
-    path = cache_dir / "surveys" / f"{key}.json"
-    found = _of_this_process(key) or _read(path)
+    name = f"{key}.json"
+    found = _of_this_process(key) or _read(cache_dir, name)
     if found is None:
         found = make()
         if not found.whole or not same():
             return found
         if keep:
-            _write(path, found)
+            _write(cache_dir, name, found)
     with _holding:
         _held[key] = found
         while len(_held) > _MOST_HELD:
@@ -84,31 +89,32 @@ def _of_this_process(key: str) -> Survey | None:
         return _held.get(key)
 
 
-def _read(path: Path) -> Survey | None:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with open(handle, "rb") as file, suppress(OSError, ValueError, RecursionError):
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            return Survey.from_json(json.loads(file.read(_LONGEST)))
+def _read(cache_dir: Path, name: str) -> Survey | None:
+    with (
+        suppress(OSError, StoreError, ValueError, RecursionError),
+        folders.opened(cache_dir, FOLDER) as folder,
+        open_regular(name, folder=folder) as file,
+    ):
+        return Survey.from_json(json.loads(file.read(_LONGEST)))
     return None
 
 
-def _write(path: Path, survey: Survey) -> None:
+def _write(cache_dir: Path, name: str, survey: Survey) -> None:
+    path = cache_dir / FOLDER / name
     try:
-        path.parent.mkdir(exist_ok=True)
-        _make_room(path.parent)
-        write_atomically(path, lambda file: file.write(json.dumps(survey.to_json()).encode()), durable=False)
+        with folders.opened(cache_dir, FOLDER, make=True) as folder:
+            if len(os.listdir(folder)) >= MOST_KEPT:
+                _make_room(cache_dir)
+            write_atomically(
+                path, lambda file: file.write(json.dumps(survey.to_json()).encode()), durable=False, folder=folder
+            )
     except OSError as error:
         log.debug("cannot keep %s: %s", path, error.strerror or error)
 
 
-def _make_room(folder: Path) -> None:
-    """Remove what killed writers left, and of too many surveys the oldest half."""
-    sweep(folder)
-    names = os.listdir(folder)
-    if len(names) >= MOST_KEPT:
-        ours = [folder / name for name in names if name.endswith(".json") and not name.startswith(".")]
-        for path in sorted(ours, key=lambda one: one.lstat().st_mtime)[: len(ours) // 2]:
-            path.unlink(missing_ok=True)
+def _make_room(cache_dir: Path) -> None:
+    """Remove what killed writers left, and the oldest half of the surveys."""
+    sweep(cache_dir, FOLDER)
+    ours = folders.files_in(cache_dir, FOLDER, named=_NAME.fullmatch)
+    for name, _ in sorted(ours, key=lambda one: one[1].st_mtime)[: len(ours) // 2]:
+        folders.remove(cache_dir, cache_dir / FOLDER / name)

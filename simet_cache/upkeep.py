@@ -33,6 +33,7 @@ _PLACES = (
     "locks",
     "quarantine",
     "pending",
+    "surveys",
 )
 _NOTES = {"prefect/records": "", "prefect/results": "", "locks": ".holder"}  # about keys, and how their names end
 
