@@ -115,7 +115,7 @@ class FeatureCachePolicy(PolicyOfOneKey):
             loader = inputs[self.loader]
             key, rows = loader_key(loader, suffix=suffix), expected_rows(loader)
             source = taken or loader_source(loader, suffix=suffix, content=content)
-            return FeatureRequest(self.store, key, rows, source, force)
+            return FeatureRequest(self.store, key, rows, source, force, loader.dataset)
         if self.dataset not in inputs:
             raise KeyInputError(_no_parameter("loader", self.loader, inputs))
         if self.batch_size not in inputs:
@@ -123,7 +123,7 @@ class FeatureCachePolicy(PolicyOfOneKey):
         dataset, batch_size = inputs[self.dataset], inputs[self.batch_size]
         key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
         source = taken or source_of(dataset, suffix=suffix, batch_size=batch_size, content=content)
-        return FeatureRequest(self.store, key, len(dataset), source, force)
+        return FeatureRequest(self.store, key, len(dataset), source, force, dataset)
 
     def _records(self, request: FeatureRequest, task: Task[..., Any], inputs: dict[str, Any]) -> Records:
         in_key = {self.suffix, *([self.loader] if self.loader in inputs else [self.dataset, self.batch_size])}

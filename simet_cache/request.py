@@ -10,7 +10,7 @@ Prefect is not imported here: whoever knows which task is running registers with
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from simet_cache.codec import FloatArray
@@ -32,6 +32,7 @@ class FeatureRequest:
         rows: How many rows the features must have; None where nobody knows.
         provenance: What the features would be made from now.
         force: Whether to make them even where they exist, as ``refresh_cache`` asks for.
+        dataset: What the features are made from; None where nobody knows.
     """
 
     store: FeatureStore
@@ -39,6 +40,7 @@ class FeatureRequest:
     rows: int | None
     provenance: Source
     force: bool = False
+    dataset: Any = field(default=None, compare=False, repr=False)
 
     def get_or_compute(
         self, compute: Callable[[], FloatArray], *, details: Callable[[], Mapping[str, Any]] = dict
@@ -50,12 +52,18 @@ class FeatureRequest:
             details: Called after ``compute``: what else the manifest shall say, as JSON values.
 
         Raises:
+            DatasetError: Images changed while they were read; nothing is stored.
             FeaturesError: ``compute`` returned something else; nothing is stored.
             StaleEntryError: There is a stale entry, and the store's ``on_stale`` is ``error``.
             StoreError: An entry cannot be read.
         """
+        from simet_cache.sources import read_unchanged  # noqa: PLC0415 - the store needs no torch
+
+        def computed() -> FloatArray:
+            return compute() if self.dataset is None else read_unchanged(self.dataset, self.provenance, compute)
+
         return self.store.get_or_compute(
-            self.key, compute, rows=self.rows, force=self.force, source=self.provenance, details=details
+            self.key, computed, rows=self.rows, force=self.force, source=self.provenance, details=details
         )
 
 

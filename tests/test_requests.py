@@ -16,9 +16,17 @@ from prefect.settings import PREFECT_TASKS_DISABLE_CACHING, temporary_settings
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.functional import to_tensor
 
-from simet_cache import FeatureCachePolicy, FeatureCacheService, FeatureSet, FeatureStore, feature_key
+from simet_cache import (
+    FeatureCachePolicy,
+    FeatureCacheService,
+    FeatureSet,
+    FeatureStore,
+    current_request,
+    feature_key,
+    feature_task,
+)
 from simet_cache.datasets import FolderDataset
-from simet_cache.errors import FeaturesError, KeyInputError
+from simet_cache.errors import DatasetError, FeaturesError, KeyInputError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -44,8 +52,6 @@ def repaint(folder: Path, images: Any) -> None:
 
 
 def by_request(store: FeatureStore, loader: DataLoader, suffix: str) -> FeatureSet:
-    from simet_cache import current_request
-
     return current_request().get_or_compute(lambda: means(loader))
 
 
@@ -89,6 +95,28 @@ def test_images_that_changed_are_extracted_again(tmp_path: Path, folder: Path, i
     np.testing.assert_array_equal(state.result().load(), means(batches(folder)))
     assert state.result().digest != old.digest
     assert own(batches(folder), "s", return_state=True).name == "Cached"
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+def test_images_that_change_while_they_are_read_are_not_stored(
+    tmp_path: Path, folder: Path, images: Any, decorated: bool
+) -> None:
+    def read(loader: DataLoader) -> np.ndarray:
+        found = means(loader)
+        repaint(folder, images)
+        return found
+
+    def asking(loader: DataLoader, suffix: str) -> FeatureSet:
+        return current_request().get_or_compute(lambda: read(loader))
+
+    if decorated:
+        state = feature_task(cache_dir=tmp_path / "cache", suffix="s")(read)(batches(folder), return_state=True)
+    else:
+        own = task(asking, cache_policy=FeatureCachePolicy(tmp_path / "cache"))
+        state = own(batches(folder), "s", return_state=True)
+    with pytest.raises(DatasetError, match="changed while they were read"):
+        state.result()
+    assert not list((tmp_path / "cache").glob("*.pkl"))
 
 
 @pytest.mark.parametrize("way", WAYS)
