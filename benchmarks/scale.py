@@ -77,7 +77,7 @@ def grow(folder: Path, start: int, stop: int) -> None:
             "locks/{}.lock": b"",
             "locks/{}.holder": b"{" + b" " * 150 + b"}",
         }
-    for place in ("prefect/records", "prefect/results", "locks/users"):
+    for place in ("prefect/records", "prefect/results", "locks"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     before, after = said.split(key.encode())
     base, same = str(folder), folder.with_name("same")
@@ -194,8 +194,7 @@ def measure_removals(folder: Path, used: int) -> Measured:
         print("ready", flush=True)
         time.sleep(10_000)
     try:
-        users = folder / "locks" / "users"
-        while sum(file.stat().st_size for file in users.glob("*.keys")) < 33 * used:
+        while not locks.is_used(folder, key_of(used - 1 + 10**7)):
             time.sleep(0.1)
         keys = [key_of(-n - 2 * 10**9) for n in range(50)]
         for key in keys:
@@ -277,12 +276,10 @@ def measure_growth(folder: Path, _: int) -> Measured:
     for number in range(1000):
         store.get_or_compute(key_of(number), lambda: FEATURES)
     files = [file for file in (folder / "locks").rglob("*") if file.is_file()]
-    users = [file for file in files if file.suffix == ".keys"]
     return {
         "locks": sum(file.suffix == ".lock" for file in files),
         "holders": sum(file.suffix == ".holder" for file in files),
-        "disk": sum(file.stat().st_blocks * 512 for file in files if file not in users),
-        "users": sum(file.stat().st_size for file in users),
+        "disk": sum(file.stat().st_blocks * 512 for file in files),
     }
 
 
@@ -440,10 +437,9 @@ def locks_table(others: Measured) -> str:
     return (
         f"**The lock of all entries** (`locks/entries.lock`).\n\n{table(head, rows)}\n\n"
         f"Computing 1,000 entries leaves {growth['locks']:,} `.lock` files and {growth['holders']:,} `.holder` files"
-        f" ({growth['disk'] / 1e6:.1f} MB of disk). The former stay for ever, the latter as long as"
-        f" the entry. The file of keys in use grows by {growth['users'] / 1000:.0f} bytes for each, and goes"
-        " with its process.\n\n"
-        f"Removing one entry while another process uses others, which are all read each time: {removals} in use."
+        f" ({growth['disk'] / 1e6:.1f} MB of disk). The former stay as long as the entry, the latter while it is"
+        " computed.\n\n"
+        f"Removing one entry while another process uses others: {removals} in use."
     )
 
 

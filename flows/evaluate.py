@@ -8,7 +8,7 @@
     python flows/evaluate.py --real data/real --synth samples/10k samples/20k
 
 Exit code 0: every dataset was measured and every restraint holds; or with ``--plan``, every set can be used. 1: not so.
-2: bad input; nothing was measured.
+2: bad input; nothing was measured. 3: Prefect cannot be used, since no server answers or its folder cannot be written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
+warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # which is an error, and said as one
 
 from prefect import flow, get_run_logger  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
@@ -38,6 +40,7 @@ from flows.parameters import Configuration  # noqa: E402
 from flows.runners import in_flight, require  # noqa: E402
 from flows.session import (  # noqa: E402
     INTERRUPTED,
+    NO_SERVER,
     STOPPED,
     cancelled,
     ended_by_sigterm,
@@ -52,7 +55,8 @@ from simet_cache.config import EvaluationConfig  # noqa: E402
 from simet_cache.config.weights import require_weights  # noqa: E402
 from simet_cache.config_file import config_from_folders, load_config  # noqa: E402
 from simet_cache.devices import DeviceLocks  # noqa: E402
-from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
+from simet_cache.errors import ConfigError, InfrastructureError, SimetCacheError  # noqa: E402
+from simet_cache.escaping import for_terminal  # noqa: E402
 from simet_cache.plan import onlooker, store_of  # noqa: E402
 from simet_cache.report.results import EvaluationResults, Table  # noqa: E402
 from simet_cache.report.runs import keep_run, prepare  # noqa: E402
@@ -121,7 +125,7 @@ def _measured(config: EvaluationConfig) -> EvaluationResults:
     results = replace(begun, tables=tables, verdicts=verdicts, plan=plan, seconds=time.perf_counter() - started)
     kept = report(results, config.output, run_id=str(flow_run.id), keep_runs=config.keep_runs)
     print_table(results)
-    get_run_logger().info(kept.sentence)
+    get_run_logger().info("%s", kept.sentence)
     return results
 
 
@@ -130,7 +134,7 @@ def _tables(config: EvaluationConfig) -> tuple[tuple[Table, ...], dict[str, Any]
     store = store_of(config)
     store.catch_up()
     sweep = plan_sweep(config, store)
-    get_run_logger().info("\n".join(sweep.lines()))
+    get_run_logger().info("\n".join(map(for_terminal, sweep.lines())))
     runner, places = config.task_runner, config.max_in_flight
     with in_flight(runner, places, on_stop=stopping.request, listening=stopping.listening) as crew:
         locks = DeviceLocks(config.device_locks, f"{flow_run.name} {flow_run.id}", runner.kind == "threads")
@@ -147,7 +151,7 @@ def _keep_the_end(results: EvaluationResults, config: EvaluationConfig) -> None:
     except SimetCacheError as error:  # it is not what ended the run
         get_run_logger().error("%s", error)
     else:
-        get_run_logger().info(kept.sentence)
+        get_run_logger().info("%s", kept.sentence)
 
 
 def _why(error: BaseException) -> str:
@@ -177,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plan:
             with onlooker(config) as store:
                 sweep = plan_sweep(config, store)
-            print("\n".join(sweep.lines()))
+            print("\n".join(map(for_terminal, sweep.lines())))
             return PASSED if sweep.usable else NOT_PASSED
         require(config.task_runner)
         store_of(config)
@@ -190,9 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = evaluate(config, return_state=True)
             reported = state.is_completed() or isinstance(_error_of(state), NotPassedError)
             wait_until_recorded(state.state_details.flow_run_id, last="report" if reported else None)
-    except ConfigError as error:
+    except InfrastructureError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return NO_SERVER
     except KeyboardInterrupt:
         print("interrupted; what was extracted is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -216,7 +220,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description="Measure image sets against a reference; features that are cached are not extracted again.",
-        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input. 130: interrupted.",
+        epilog="Exit code 0: all were measured and every restraint holds. 1: not so. 2: bad input. 3: no Prefect."
+        " 130: interrupted.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file; by default the digits example")
     parser.add_argument("--real", metavar="DIR", help="the folder of the reference, in place of CONFIG")

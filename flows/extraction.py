@@ -25,7 +25,7 @@ from simet_cache.policy import FeatureCachePolicy
 from simet_cache.report.results import DatasetResult
 from simet_cache.shards import drop_leftovers, shards_of
 from simet_cache.store import FeatureStore
-from simet_cache.sweep import PlannedSet, Sweep
+from simet_cache.sweep import PlannedSet, Sweep, require_as_before
 from tasks.features import assemble_shards, extract_features
 from tasks.states import error_of, sentence_of
 
@@ -89,6 +89,8 @@ def extract_all(sweep: Sweep, work: Work) -> Found:
             step=one.one.step,
             parts=one.one.parts,
             passed_over=one.passed_over,
+            looks=one.looks,
+            bit_depth=one.bit_depth,
             bad_images=tuple(asdict(image) for image in one.bad_images),
         )
         for one in sweep.sets
@@ -99,6 +101,7 @@ def _begun(one: PlannedSet, extract: Task[..., FeatureSet], spare: frozenset[str
     config, store = work.config, work.store
     try:
         planned = plan(one.one, one.extractor, config, store)  # once more: file lists are not kept meanwhile
+        require_as_before(one, planned)
         if one.bad_images and not _found(planned, work):
             get_run_logger().error("%s: %s", one.name, one.reason)
             return _UnderWay(one, error=one.reason)

@@ -4,29 +4,33 @@
 
     python flows/maintain.py --cache-dir cache/features --max-size 50GB
 
-Exit code 0: all is well, or is again. 1: something needs a person. 2: bad input; nothing was done.
+Exit code 0: all is well, or is again. 1: something needs a person. 2: bad input; nothing was done. 3: Prefect
+cannot be used, since no server answers or its folder cannot be written; nothing was done.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
+warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # which is an error, and said as one
 
 from prefect import flow  # noqa: E402 - the path comes first, here and below
-from prefect.artifacts import create_markdown_artifact  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402
 
-from flows.session import ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
+from flows.session import NO_SERVER, ended_by_sigterm, quiet_server, wait_until_recorded  # noqa: E402
 from simet_cache.atomic import size  # noqa: E402
-from simet_cache.errors import ConfigError, SimetCacheError  # noqa: E402
+from simet_cache.errors import ConfigError, InfrastructureError, SimetCacheError  # noqa: E402
+from simet_cache.escaping import for_terminal  # noqa: E402
 from simet_cache.prune import Limits, Pruning  # noqa: E402
-from simet_cache.upkeep import Verified, printable  # noqa: E402
+from simet_cache.upkeep import Verified  # noqa: E402
+from tasks.artifacts import publish  # noqa: E402
 from tasks.upkeep import prune_cache, verify_cache  # noqa: E402
 
 WELL, NEEDS_A_PERSON, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -56,7 +60,7 @@ def maintain(
     verified = verify_cache(cache_dir, full=full)
     pruned = prune_cache(cache_dir, limits) if limits else None
     summary = _summary(verified, pruned)
-    create_markdown_artifact(key="maintenance", markdown=_as_markdown(summary, verified, pruned), description=summary)
+    publish("maintenance", _as_markdown(summary, verified, pruned), description=summary)
     print(summary)
     failed = verified.left or (pruned and any(one.outcome == "failed" for one in pruned.entries))
     return Failed(message=summary) if failed else Completed(message=summary)
@@ -89,7 +93,7 @@ def _as_markdown(summary: str, verified: Verified, pruned: Pruning | None) -> st
     lines = [f"- {finding}" for finding in verified.findings] + [
         f"- {one}" for one in (pruned.entries if pruned else ())
     ]
-    block = ["~~~", *map(printable, lines), "~~~"] if lines else []
+    block = ["~~~", *map(for_terminal, lines), "~~~"] if lines else []
     return "\n".join([f"### {summary}", "", *block])
 
 
@@ -105,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ended_by_sigterm(), quiet_server():
             state = maintain(**vars(options), return_state=True)
             wait_until_recorded(state.state_details.flow_run_id, last="prune" if limits else "verify")
+    except InfrastructureError as error:
+        print(error, file=sys.stderr)
+        return NO_SERVER
     except SimetCacheError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -118,7 +125,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="maintain.py",
         description="Verify and repair a cache, then remove what was used least recently, and never what is in use.",
-        epilog="Exit code 0: all is well, or is again. 1: something needs a person. 2: bad input. 130: interrupted.",
+        epilog="Exit code 0: all is well, or is again. 1: something needs a person. 2: bad input. 3: no Prefect."
+        " 130: interrupted.",
     )
     parser.add_argument(
         "--cache-dir", metavar="DIR", type=Path, default=Path("cache/features"), help="the cache folder"

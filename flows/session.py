@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -26,10 +27,12 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
     PREFECT_LOGGING_SERVER_LEVEL,
     PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE,
     PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL,
     PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE,
@@ -37,11 +40,17 @@ from prefect.settings import (
 )
 from prefect.states import Cancelled
 
-from simet_cache.errors import ConfigError, SimetCacheError
+from simet_cache.errors import InfrastructureError, SimetCacheError
+from simet_cache.escaping import for_log
+from simet_cache.urls import reason_of, without_secrets
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 STOPPED = (KeyboardInterrupt, TerminationSignal)  # Ctrl-C, and SIGTERM as Prefect raises it in a flow
 
+_OF_RUNS = ("prefect.task_runs", "prefect.flow_runs")  # loggers
+NO_SERVER = 3  # the exit code of a command
+
+_ANSWER = 20.0  # seconds in which a server must answer
 _PATIENCE = 10.0  # seconds without progress
 _LAST_RESORT = 3.0  # seconds that threads have to end when all else is done
 _LATER = "what was extracted is kept, and the next run goes on from there"
@@ -49,28 +58,71 @@ _LATER = "what was extracted is kept, and the next run goes on from there"
 
 @contextmanager
 def quiet_server() -> Iterator[None]:
-    """Settings for the temporary server, unless the user runs one; one sentence where a traceback would say less."""
+    """A server that answers: the user's, or a temporary one that says nothing.
+
+    Raises:
+        InfrastructureError: There is none, within a minute; or it was lost, and the run with it.
+    """
     quiet_logs()
     if url := PREFECT_API_URL.value():
-        with get_client(sync_client=True) as client:
-            if client.api_healthcheck() is not None:
-                raise ConfigError(
-                    [f"PREFECT_API_URL: no Prefect server answers at {url}; start it, or unset the variable"]
-                )
-        yield
+        _require_answer(url)
+        with _lost(f"Prefect's server at {without_secrets(url)}"):
+            yield
         return
+    _require_home()
     settings = {
-        PREFECT_LOGGING_SERVER_LEVEL: "CRITICAL",
+        PREFECT_LOGGING_SERVER_LEVEL: "ERROR",  # which is read where it does not start, and by nobody else
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # the first start makes the database; 20 can be too few
         # else it makes a transaction for each state of each task run, which takes longer than the runs themselves
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE: 100,
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE: 100,
         PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL: 1,  # whole seconds: less is 0, and half a core
     }
     with temporary_settings(settings):
-        _temporary_server()  # the one that Prefect will use: there is one for each process
+        server = _temporary_server()  # the one that Prefect will use: there is one for each process
+        server.start()
+        with _lost("Prefect's temporary server"):
+            yield
+
+
+def _require_answer(url: str) -> None:
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings={"timeout": _ANSWER}) as client,
+        ):
+            error = client.api_healthcheck()
+    except (RuntimeError, TypeError, ValueError, httpx.HTTPError, httpx.InvalidURL) as refused:
+        error = refused
+    if error is not None:
+        raise InfrastructureError(
+            f"PREFECT_API_URL: no Prefect server answers at {without_secrets(url)}: {reason_of(error)}; start it, or"
+            " unset the variable"
+        ) from error
+
+
+def _require_home() -> None:
+    """The temporary server keeps its database there, unless it was given another one."""
+    home = PREFECT_HOME.value()
+    if str(home) not in str(PREFECT_API_DATABASE_CONNECTION_URL.value()):
+        return
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise InfrastructureError(
+            f"Prefect cannot write to its folder {home}: {error.strerror or error}; set PREFECT_HOME to one that can be"
+            " written, or PREFECT_API_URL to a server that is running"
+        ) from error
+
+
+@contextmanager
+def _lost(server: str) -> Iterator[None]:
+    """What Prefect's client raises where the server that was there has gone."""
+    try:
         yield
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        raise InfrastructureError(f"{server} was lost: {reason_of(error)}; {_LATER}") from error
 
 
 def _temporary_server() -> Any:
@@ -81,9 +133,12 @@ def _temporary_server() -> Any:
 
 def quiet_logs() -> None:
     """In any process that runs tasks: what a person would want to read."""
-    for name in ("prefect.task_runs", "prefect.flow_runs"):
+    for name in _OF_RUNS:
         logging.getLogger(name).addFilter(_one_sentence)
     logging.getLogger("simet_cache").setLevel(logging.INFO)
+    for logger in map(logging.getLogger, (None, "prefect", *_OF_RUNS, "simet_cache")):
+        for handler in logger.handlers:
+            handler.addFilter(for_log)  # names of folders and images, which have run names and messages made of them
 
 
 @contextmanager
@@ -189,8 +244,8 @@ def _end(code: int) -> None:
 
 
 def _one_sentence(record: logging.LogRecord) -> bool:
-    """Prefect logs an exception twice, once with its traceback; for our own errors their sentence is enough."""
-    return not (record.exc_info and isinstance(record.exc_info[1], SimetCacheError))
+    """Prefect logs an exception twice, once with its traceback; of our own errors, and a lost server, one is enough."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (SimetCacheError, httpx.HTTPError)))
 
 
 def wait_until_recorded(flow_run_id: UUID | None, *, last: str | None, patience: float = _PATIENCE) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from simet_cache.config import EvaluationConfig
     from simet_cache.config_file import load_config
     from simet_cache.errors import (
+        BitDepthError,
         ConfigError,
         DamagedEntryError,
         DamagedShardError,
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
         ExtractorError,
         FeaturesError,
         ImageReadError,
+        InfrastructureError,
         KeyInputError,
         MetricError,
+        MissingEntryError,
         RemoteError,
         SimetCacheError,
         StaleEntryError,
@@ -29,14 +32,18 @@ if TYPE_CHECKING:
         StoreError,
         UnsafePickleError,
         WeightsError,
+        WorkersError,
     )
+    from simet_cache.feature_tasks import feature_task
     from simet_cache.featureset import FeatureSet
     from simet_cache.key import feature_key
-    from simet_cache.policy import FeatureCachePolicy, feature_task, refresh_requested
+    from simet_cache.policy import FeatureCachePolicy, current_request, refresh_requested
+    from simet_cache.request import FeatureRequest
     from simet_cache.service import FeatureCacheService
     from simet_cache.store import FeatureStore
 
 __all__ = [
+    "BitDepthError",
     "ConfigError",
     "DamagedEntryError",
     "DamagedShardError",
@@ -45,12 +52,15 @@ __all__ = [
     "ExtractorError",
     "FeatureCachePolicy",
     "FeatureCacheService",
+    "FeatureRequest",
     "FeatureSet",
     "FeatureStore",
     "FeaturesError",
     "ImageReadError",
+    "InfrastructureError",
     "KeyInputError",
     "MetricError",
+    "MissingEntryError",
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",
@@ -58,6 +68,8 @@ __all__ = [
     "StoreError",
     "UnsafePickleError",
     "WeightsError",
+    "WorkersError",
+    "current_request",
     "feature_key",
     "feature_task",
     "load_config",
@@ -68,10 +80,12 @@ _MODULES = {
     "EvaluationConfig": "config",
     "FeatureCachePolicy": "policy",
     "FeatureCacheService": "service",
+    "FeatureRequest": "request",
     "FeatureSet": "featureset",
     "FeatureStore": "store",
+    "current_request": "policy",
     "feature_key": "key",
-    "feature_task": "policy",
+    "feature_task": "feature_tasks",
     "load_config": "config_file",
     "refresh_requested": "policy",
 }

@@ -14,14 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from simet_cache import changes, upkeep
 from simet_cache import prune as pruning
-from simet_cache import upkeep
-from simet_cache.atomic import size
+from simet_cache.atomic import iso, size
 from simet_cache.errors import ConfigError
 from simet_cache.printing import Answer, Table
 from simet_cache.prune import Limits, duration
 from simet_cache.store import FeatureStore
-from simet_cache.upkeep import Entry, iso
+from simet_cache.upkeep import Entry
 
 WELL, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _ONE_OF = {"summaries": "summary", "values": "value"}
@@ -63,7 +63,10 @@ def info(options: argparse.Namespace) -> Answer:
     found = upkeep.entry(store, key)
     if found is None:
         raise ConfigError([f"the entry {key} was removed a moment ago"])
-    files = {str(file.relative_to(store.cache_dir)): file.stat().st_size for file in store.files(key)}
+    files = {
+        str(file.relative_to(store.cache_dir)): status.st_size
+        for file, status in changes.files_with_status(store.path(key))
+    }
     document = {**_plain(found), "path": str(store.path(key)), "files": files, "manifest": upkeep.known(store, key)}
     return Answer(document, [Table((), [*_flat(document)])])
 
@@ -131,9 +134,11 @@ def prune(options: argparse.Namespace) -> Answer:
         "left": done.left,
         "derived": done.derived,
         "entries": [{**asdict(one), "last_used": iso(one.last_used)} for one in done.entries],
+        "files": [str(file) for file in done.files],
     }
     failed = any(one.outcome == "failed" for one in done.entries)
-    return Answer(document, [*map(str, done.entries), summary], problems, FOUND if failed else WELL)
+    files = [f"{file.relative_to(store.cache_dir)} {would}removed" for file in done.files]
+    return Answer(document, [*map(str, done.entries), *files, summary], problems, FOUND if failed else WELL)
 
 
 def take_in(options: argparse.Namespace) -> Answer:
@@ -208,7 +213,7 @@ def _seconds(created_at: str) -> float | None:
     try:
         parsed = datetime.fromisoformat(created_at)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -16,13 +16,12 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from simet_cache import bounded, codec, manifest
-from simet_cache.atomic import Staged, reported, size, staged, sync_folder, version_of
+from simet_cache import codec, manifest
+from simet_cache.atomic import Staged, iso, open_regular, read_regular, reported, size, staged, sync_folder, version_of
 from simet_cache.bounded import JSON_BYTES
 from simet_cache.errors import ConfigError, DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
@@ -88,10 +87,13 @@ def export(store: FeatureStore, keys: Sequence[str], archive: Path, *, force: bo
         StoreError: It cannot be written.
     """
     with reported("cannot write", archive):
-        there = archive.exists()
-    if there and not force:
-        raise ConfigError([f"{archive} is there already; choose another name, or replace it with --force"])
-    with reported("cannot write", archive), staged(archive) as new:
+        if archive.exists() and not force:
+            raise ConfigError([f"{archive} is there already; choose another name, or replace it with --force"])
+        return _export(store, keys, archive)
+
+
+def _export(store: FeatureStore, keys: Sequence[str], archive: Path) -> list[Moved]:
+    with staged(archive) as new:
         with tarfile.open(fileobj=new.file, mode="w", format=tarfile.GNU_FORMAT) as tar:
             moved = [_exported(store, key, tar) for key in dict.fromkeys(keys)]
         if any(one.outcome == "exported" for one in moved):
@@ -109,15 +111,19 @@ def _exported(store: FeatureStore, key: str, tar: tarfile.TarFile) -> Moved:
         return Moved(key, "refused", str(error))
     if seen.features is None or seen.seen is None:
         return Moved(key, "refused", seen.reason)
-    with suppress(FileNotFoundError), path.open("rb") as features:
+    try:
+        features = open_regular(path)
+    except (OSError, StoreError) as error:
+        return Moved(key, "refused", f"cannot read {path}, which may just be replaced: {error}; export it again")
+    with features:
         status = os.fstat(features.fileno())
-        if version_of(status) == version_of(seen.seen):
-            listing = _bytes_of(path.with_suffix(".files"))
-            _add(tar, f"{key}.pkl", features, status.st_size, status)
-            for suffix, content in ((".json", json.dumps(dict(seen.entry), indent=1).encode()), (".files", listing)):
-                _add(tar, f"{key}{suffix}", io.BytesIO(content), len(content), status)
-            return Moved(key, "exported")
-    return Moved(key, "refused", f"{path} was replaced while it was read; export it again")
+        if version_of(status) != version_of(seen.seen):
+            return Moved(key, "refused", f"{path} was replaced while it was read; export it again")
+        listing = _bytes_of(path.with_suffix(".files"))
+        _add(tar, f"{key}.pkl", features, status.st_size, status)
+        for suffix, content in ((".json", json.dumps(dict(seen.entry), indent=1).encode()), (".files", listing)):
+            _add(tar, f"{key}{suffix}", io.BytesIO(content), len(content), status)
+    return Moved(key, "exported")
 
 
 def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: os.stat_result) -> None:
@@ -128,7 +134,7 @@ def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], length: int, status: 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return bounded.read(path, most=LARGEST)
+        return read_regular(path, most=LARGEST)
     except (OSError, DamagedEntryError):
         return b""
 
@@ -204,7 +210,7 @@ def import_archive(store: FeatureStore, archive: Path, *, force: bool = False) -
 def _moved(store: FeatureStore, key: str, open_it: Callable[[], _Arriving], *, force: bool) -> Moved:
     try:
         arriving = open_it()
-        with store.lock(key):
+        with store.lock(key), reported("cannot write", store.path(key)):
             there = None if force else _there(store, arriving)
             if there is not None:
                 return there
@@ -261,8 +267,7 @@ def _from_folder(folder: Path, key: str) -> _Arriving:
         if said and said.digest != digest and codec.inspect(path):  # only this program writes such files
             raise DamagedEntryError(f"{path} does not hold what its manifest says")
     if said is None or said.digest != digest:
-        created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        entry = {"adopted": True, "created_at": created}
+        entry = {"adopted": True, "created_at": iso(status.st_mtime)}
         return _Arriving(key, str(path), entry, digest, UNKNOWN_ORDER, partial(_copy_file, path), b"", status.st_size)
     listing = _bytes_of(path.with_suffix(".files"))
     return _Arriving(key, str(path), entry, digest, _order(said), partial(_copy_file, path), listing, status.st_size)
@@ -280,7 +285,7 @@ def _order(said: FeatureSet) -> str:
 
 
 def _copy_file(path: Path, target: IO[bytes]) -> None:
-    with reported("cannot read", path), path.open("rb") as file:
+    with reported("cannot read", path), open_regular(path) as file:
         shutil.copyfileobj(file, target, 1 << 20)
 
 

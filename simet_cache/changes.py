@@ -6,17 +6,20 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from simet_cache import bounded, locks, manifest
-from simet_cache.atomic import Staged, staged, sync_folder, version_of
+from simet_cache import bounded, folders, locks, manifest
+from simet_cache.atomic import Staged, open_regular, staged, sync_folder, version_of
 from simet_cache.errors import DamagedEntryError, StoreError
 from simet_cache.manifest import Source
 
+VALUES = "prefect/values"
+_VALUE = re.compile(r"[0-9a-f]{16}\.(record|result)")
 _REST = re.compile(rb'\{\s*"rest": "([0-9a-f]{32})"')
 _TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
@@ -92,15 +95,16 @@ def describe(path: Path, entry: Mapping[str, Any], seen: os.stat_result) -> bool
         OSError: It cannot be.
     """
     target = path.with_suffix(".json")
-    with locks.changing(path.parent), staged(target) as said:
+    with staged(target) as said:
         said.file.write(_dumped(entry))
         said.finish()
-        status = path.stat()
-        if version_of(status) != version_of(seen):
-            return False
-        used = target.stat() if target.is_file() else status
-        said.replace()
-        os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns))
+        with locks.changing(path.parent):
+            status = path.stat()
+            if version_of(status) != version_of(seen):
+                return False
+            used = target.stat() if target.is_file() else status
+            said.replace()
+            os.utime(target, ns=(used.st_atime_ns, used.st_mtime_ns), follow_symlinks=False)
     return True
 
 
@@ -126,7 +130,7 @@ def set_aside(path: Path, folder: Path, seen: os.stat_result | None) -> Path | N
 
     Args:
         path: ``cache_dir/<md5>.pkl``.
-        folder: Where to.
+        folder: Where to: a folder right below the cache folder.
         seen: What ``stat`` said: what others have put in its place since is left alone. None moves whatever is there.
 
     Returns:
@@ -135,18 +139,22 @@ def set_aside(path: Path, folder: Path, seen: os.stat_result | None) -> Path | N
     Raises:
         OSError: They cannot be moved.
     """
-    target = folder / f"{path.stem}.{time.time_ns()}.pkl"
-    with locks.changing(path.parent):
-        folder.mkdir(exist_ok=True)
+    name = f"{path.stem}.{time.time_ns()}.pkl"
+    with (
+        locks.changing(path.parent),
+        folders.opened(path.parent) as here,
+        folders.opened(path.parent, folder.name, make=True) as there,
+    ):
         try:
             if seen is not None and version_of(path.stat()) != version_of(seen):
                 return None
-            path.replace(target)
+            os.rename(path.name, name, src_dir_fd=here, dst_dir_fd=there)
         except FileNotFoundError:  # another process was first
             return None
         with suppress(FileNotFoundError):
-            path.with_suffix(".json").replace(target.with_suffix(".json"))
-    return target
+            manifests = (path.with_suffix(".json").name, Path(name).with_suffix(".json").name)
+            os.rename(*manifests, src_dir_fd=here, dst_dir_fd=there)
+    return folder / name
 
 
 def remove(path: Path, *, shard_of: str | None = None) -> int:
@@ -165,19 +173,21 @@ def remove(path: Path, *, shard_of: str | None = None) -> int:
     with locks.changing(path.parent):
         if locks.is_computing(path.parent, path.stem):
             return 0
-        if shard_of is None and path.stem in locks.in_use(path.parent):
-            return 0
-        if shard_of is not None and _said(path).get("shard_of") != shard_of:
-            return 0
-        for whole in noted_about(path) if _said(path).get("skipped") else ():
-            _forget_notes(whole)
-        freed = 0
-        # the manifest last: whoever finds it without features knows that they were to go
-        for file in sorted(files(path), key=lambda file: file == path.with_suffix(".json")):
-            freed += file.stat().st_size
-            file.unlink()
-        locks.forget_holder(path.parent, path.stem)
-        return freed
+        if shard_of is not None:
+            return _removed(path) if _said(path).get("shard_of") == shard_of else 0
+        with locks.unused(path.parent, path.stem) as free:
+            return _removed(path) if free else 0
+
+
+def _removed(path: Path) -> int:
+    for whole in noted_about(path) if _said(path).get("skipped") else ():
+        _forget_notes(whole)
+    # the manifest last: whoever finds it without features knows that they were to go
+    ordered = sorted(files(path), key=lambda file: file == path.with_suffix(".json"))
+    freed = sum(folders.remove(path.parent, file) for file in ordered)
+    forget_values_folder(path.parent, path.stem)
+    locks.forget(path.parent, path.stem)
+    return freed
 
 
 def _said(path: Path) -> Mapping[str, Any]:
@@ -201,8 +211,9 @@ def forget_notes(path: Path) -> None:
 def _forget_notes(path: Path) -> None:
     if not path.exists() and not locks.is_computing(path.parent, path.stem):
         for file in [path.with_suffix(".skipped.json"), *files(path)]:
-            file.unlink(missing_ok=True)
-        locks.forget_holder(path.parent, path.stem)
+            folders.remove(path.parent, file)
+        forget_values_folder(path.parent, path.stem)
+        locks.forget(path.parent, path.stem)
 
 
 def noted_about(path: Path) -> list[Path]:
@@ -217,25 +228,60 @@ def rest_of(noted: Path) -> str | None:
     Args:
         noted: ``cache_dir/<md5>.skipped.json``.
     """
-    with suppress(OSError, DamagedEntryError), bounded.open_regular(noted) as file:
+    with suppress(OSError, DamagedEntryError), open_regular(noted) as file:
         if found := _REST.match(file.read(64)):
             return found[1].decode()
     return None
 
 
 def files(path: Path) -> list[Path]:
-    """Every file of an entry that is there, the features first."""
+    """Every file of an entry that is there, the features first; links count, and folders that are links do not."""
+    return [file for file, _ in files_with_status(path)]
+
+
+def files_with_status(path: Path) -> list[tuple[Path, os.stat_result]]:
+    """The same with what ``stat`` says of each; of a link, the link's."""
     own = [path.with_suffix(suffix) for suffix in (".pkl", ".json", ".next.json", ".files")]
-    notes = [path.parent / folder / path.stem for folder in ("prefect/records", "prefect/results", "pending")]
-    return [file for file in own + notes if file.is_file()]
+    found = _there(path.parent, "", own)
+    for folder in ("prefect/records", "prefect/results", "pending"):
+        found += _there(path.parent, folder, [path.parent / folder / path.stem])
+    return found + values(path.parent, path.stem)
+
+
+def _there(root: Path, folder: str, wanted: list[Path]) -> list[tuple[Path, os.stat_result]]:
+    found = []
+    with suppress(OSError), folders.opened(root, folder) as handle:
+        for file in wanted:
+            with suppress(FileNotFoundError):
+                status = os.stat(file.name, dir_fd=handle, follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    found.append((file, status))
+    return found
+
+
+def values(cache_dir: Path, key: str) -> list[tuple[Path, os.stat_result]]:
+    """Records and results about one key of tasks that return something else than its FeatureSet, sorted by name.
+
+    What is no file of ours, or behind a link, is left out.
+    """
+    with suppress(OSError):  # mostly there are none
+        found = folders.files_in(cache_dir, f"{VALUES}/{key}", named=_VALUE.fullmatch)
+        return [(cache_dir / VALUES / key / name, status) for name, status in found]
+    return []
+
+
+def forget_values_folder(cache_dir: Path, key: str) -> None:
+    """Remove the folder of values about a key, if it is empty."""
+    with suppress(OSError), folders.opened(cache_dir, VALUES) as folder:
+        os.rmdir(key, dir_fd=folder)
 
 
 def touch(path: Path) -> None:
     """The time of a manifest says when its entry was last used."""
     said = path.with_suffix(".json")
     with suppress(OSError):
-        if time.time() - said.stat().st_mtime > _TOUCHED:
-            os.utime(said)
+        if time.time() - said.lstat().st_mtime > _TOUCHED:
+            os.utime(said, follow_symlinks=False)
 
 
 def _dumped(entry: Mapping[str, Any]) -> bytes:

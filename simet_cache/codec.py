@@ -17,6 +17,7 @@ import math
 import mmap
 import os
 import pickle
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from simet_cache.bounded import open_regular
+from simet_cache.atomic import open_regular
 from simet_cache.errors import DamagedEntryError, FeaturesError
 from simet_cache.unpickler import unpickle
 
 FloatArray = npt.NDArray[np.floating[Any]]
+# else each mapping keeps the file open, and a process may open 1,024 as a rule
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _BLOCK = 1 << 20  # what fits into a processor's cache is hashed there while it is on its way
 _LONGEST_REST = 1 << 12  # bytes of a pickle of an array besides its values
 _HUGE = 1 << 21  # what is written in one such aligned piece, the page cache keeps and maps as one page
@@ -270,7 +273,7 @@ def _read_pickle(file: io.BufferedReader, path: Path) -> FloatArray:
 
 def _map(file: io.BufferedReader, path: Path, layout: Layout) -> FloatArray:
     try:
-        mapping = mmap.mmap(file.fileno(), layout.offset + layout.nbytes, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), layout.offset + layout.nbytes, access=mmap.ACCESS_READ, **_UNTRACKED)
     except ValueError as error:  # it had that length a moment ago
         raise DamagedEntryError(f"{path} was cut short while it was opened") from error
     return np.frombuffer(mapping, layout.dtype, math.prod(layout.shape), layout.offset).reshape(layout.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,16 +16,18 @@ from xxhash import xxh3_128_hexdigest
 
 from simet_cache.codec import FloatArray, digest
 from simet_cache.derived import Derived, Recipe
-from simet_cache.errors import DamagedEntryError, MetricError
+from simet_cache.errors import DamagedEntryError, MetricError, MissingEntryError
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import METRICS, Intervals, MetricValue, Summaries, evaluate_each, resolve
 from simet_cache.metrics.evaluate import VERSION
 from simet_cache.metrics.fd_unbiased import Halves
 from simet_cache.metrics.fid import Gaussian
-from simet_cache.metrics.metric import Metric, Parameters, Side, key_of
+from simet_cache.metrics.metric import Metric, Parameters, Side, key_of, name_on_disk
 from simet_cache.store import FeatureStore
 
 Requests = Mapping[str, Mapping[str, Any]]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,15 @@ def summarise(derived: Derived, rows: Rows, side: Side, metrics: Requests, *, de
 
 
 def summary_recipes(features: FeatureSet, side: Side, requests: Requests) -> dict[str, Recipe]:
-    """What the summaries that metrics need of one side are made from, by their ``key_of``."""
+    """What the summaries that metrics need of one side are made from, by their ``key_of``.
+
+    Which metrics share a summary does not matter, nor where its function stands: only the name and the version that the
+    function was given (see ``kept_as``). Summaries of a function without a name are left out.
+    """
     return {
-        summary: Recipe("summaries", {"features": features.digest, "summary": summary, "versions": _versions(metric)})
+        summary: Recipe("summaries", {"features": features.digest, "summary": summary, "version": kept.version})
         for summary, (metric, _) in _needed(side, requests).items()
+        if (kept := name_on_disk(metric.summarise)) is not None  # type: ignore[arg-type]  # _needed has no others
     }
 
 
@@ -192,15 +200,12 @@ def _needed(side: Side, requests: Requests) -> dict[str, tuple[Metric, Parameter
     }
 
 
-def _versions(metric: Metric) -> dict[str, int]:
-    """Of all metrics that share its summary: each of them answers for it."""
-    return {name: other.version for name, other in sorted(METRICS.items()) if other.summarise is metric.summarise}
-
-
 def _complete(derived: Derived, rows: Summaries, features: FeatureSet, side: Side, requests: Requests) -> None:
     """Look up those summaries that are missing, or else compute and keep them."""
     enough = {name: given for name, given in requests.items() if len(rows) >= METRICS[name].minimal_n}
     recipes = summary_recipes(features, side, enough)
+    if nameless := _needed(side, enough).keys() - recipes.keys():
+        log.info("%s: not kept, because they have no name on the disk (see kept_as)", ", ".join(sorted(nameless)))
 
     def look_up() -> dict[str, Recipe]:
         for summary, recipe in recipes.items():
@@ -250,7 +255,7 @@ def opened(rows: Rows, side: Side, *, device: str) -> Summaries:
     handle = rows.features
     try:
         features = _loaded(handle)
-    except FileNotFoundError as error:
+    except MissingEntryError as error:
         sentence = f"{handle.path} was removed during this run; the next one extracts it again"
         raise DamagedEntryError(sentence) from error
     except DamagedEntryError as error:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
-from simet_cache import locks, sealed
-from simet_cache.atomic import size, write_atomically
+from simet_cache import folders, locks, sealed
+from simet_cache.atomic import open_regular, size, write_atomically
 from simet_cache.bounded import json_value
 from simet_cache.errors import DamagedEntryError
 from simet_cache.sealed import Head
@@ -36,6 +37,9 @@ _TOUCHED = 60.0  # seconds: how exactly it is known when something was last used
 
 Kind: TypeAlias = Literal["summaries", "values"]
 KINDS: tuple[Kind, ...] = ("summaries", "values")
+RESULTS = "prefect/derived"
+_DIGITS, _KEY = re.compile("[0-9a-f]{2}"), re.compile("[0-9a-f]{32}")
+_DERIVED = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +97,11 @@ class Derived:
         return self._read("summaries", key, lambda tree, array_of: _packing().unpack(tree, array_of))
 
     def keep_summary(self, recipe: Recipe, summary: Any) -> None:
-        """Keep a summary, of a class that ``packing`` knows; or None for the note that it is not worth keeping."""
-        self._write(recipe, *_packing().pack(summary))
+        """Keep a summary, of a class that ``packing`` knows; or None for the note that it is not worth keeping.
+
+        One of another class is not kept, and a line in the log says so.
+        """
+        self._keep(recipe, summary)
 
     def value(self, key: str, *, noise: bool = False) -> Any:
         """A ``MetricValue``; None where there is none that can be used.
@@ -110,34 +117,33 @@ class Derived:
         return self._read("values", key, lambda tree, array_of: _packing().unpack(tree["fields"]["noise"], array_of))
 
     def keep_value(self, recipe: Recipe, value: Any) -> None:
-        """Keep a ``MetricValue`` with its noise."""
-        self._write(recipe, *_packing().pack(value))
+        """Keep a ``MetricValue`` with its noise; or not, as with ``keep_summary``."""
+        self._keep(recipe, value)
 
     @contextmanager
     def computing(self, digest: str) -> Iterator[None]:
         """Keep other threads and processes from making summaries of the same features meanwhile."""
         key = hashlib.md5(digest.encode(), usedforsecurity=False).hexdigest()
-        folder = self.cache_dir / "summaries"
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        with locks.computing(folder, key, what="summaries"):
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+        with locks.computing(self.cache_dir, key, what="summaries", place="summaries/locks"):
             try:
                 yield
             finally:
                 for suffix in (".holder", ".lock"):  # there is one for each set: who waits for it sees that it is gone
                     with suppress(OSError):
-                        (folder / "locks" / f"{key}{suffix}").unlink()
+                        folders.remove(self.cache_dir, self.cache_dir / "summaries" / "locks" / f"{key}{suffix}")
 
     def _read(self, kind: Kind, key: str, take: Callable[[Any, Callable[[int], Any]], Any]) -> Any:
         path = self.path(kind, key)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 head = _checked_head(file, path, kind, key)
                 made = take(
                     json_value(head.texts["tree"]),
                     lambda number: sealed.read_array(file, head.places[number], path),
                 )
-                _touch(file, path)
+                _touch(file)
         except FileNotFoundError:
             return None
         except DamagedEntryError as error:
@@ -146,10 +152,21 @@ class Derived:
         except OSError as error:
             log.warning("cannot read %s: %s; it counts as missing", path, error.strerror or error)
             return None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             log.warning("%s holds something else than it should: %r; it counts as missing", path, error)
             return None
         return made
+
+    def _keep(self, recipe: Recipe, made: Any) -> None:
+        try:
+            self._write(recipe, *_packing().pack(made))
+        except (TypeError, ValueError, RecursionError) as error:
+            log.warning(
+                "cannot keep %s (%s): %s. It is used all the same, and made again next time",
+                self.path(recipe.kind, recipe.key),
+                type(made).__qualname__,
+                error,
+            )
 
     def _write(self, recipe: Recipe, tree: Any, arrays: list[Any]) -> None:
         path = self.path(recipe.kind, recipe.key)
@@ -161,8 +178,9 @@ class Derived:
             "tree": json.dumps(tree),
         }
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: sealed.write(file, texts, arrays), durable=False)
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            with folders.opened(self.cache_dir, f"{recipe.kind}/{recipe.key[:2]}", make=True) as folder:
+                write_atomically(path, lambda file: sealed.write(file, texts, arrays), durable=False, folder=folder)
         except OSError as error:
             reason = error.strerror or str(error)
             needed = size(sum(array.nbytes for array in arrays))
@@ -188,11 +206,11 @@ def _checked_head(file: IO[bytes], path: Path, kind: str, key: str) -> Head:
     return head
 
 
-def _touch(file: IO[bytes], path: Path) -> None:
+def _touch(file: IO[bytes]) -> None:
     """The time of a file says when it was last used."""
     with suppress(OSError):
         if time.time() - os.fstat(file.fileno()).st_mtime > _TOUCHED:
-            os.utime(path)
+            os.utime(file.fileno())
 
 
 # Looking after the files
@@ -221,22 +239,21 @@ def kept(cache_dir: Path) -> list[Kept]:
     Raises:
         OSError: A folder cannot be read.
     """
-    return [one for kind, folder in folders(cache_dir) for one in _files(kind, folder, ".safetensors")]
+    return [
+        one
+        for kind, folder in folders_of(cache_dir)
+        for one in _files(kind, cache_dir, f"{kind}/{folder.name}", _DERIVED)
+    ]
 
 
-def _files(kind: str, folder: Path, suffix: str) -> list[Kept]:
-    found = []
-    for one in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        with suppress(FileNotFoundError):
-            if one.name.endswith(suffix) and not one.name.startswith(".") and one.is_file(follow_symlinks=False):
-                status = one.stat(follow_symlinks=False)
-                found.append(Kept(kind, Path(one.path), status.st_size, status.st_mtime))
-    return found
+def _files(kind: str, cache_dir: Path, folder: str, named: re.Pattern[str]) -> list[Kept]:
+    found = folders.files_in(cache_dir, folder, named=named.fullmatch)
+    return [Kept(kind, cache_dir / folder / name, status.st_size, status.st_mtime) for name, status in found]
 
 
 def results_folder(cache_dir: Path) -> Path:
-    """Where Prefect's results of tasks that derive something are: small, and needed by nobody for long."""
-    return cache_dir / "prefect" / "derived"
+    """Where earlier versions kept Prefect's results of tasks that derive something; needed by nobody."""
+    return cache_dir / RESULTS
 
 
 def results(cache_dir: Path) -> list[Kept]:
@@ -245,21 +262,28 @@ def results(cache_dir: Path) -> list[Kept]:
     Raises:
         OSError: The folder cannot be read.
     """
-    with suppress(FileNotFoundError):
-        return _files("results", results_folder(cache_dir), "")
-    return []
+    return _files("results", cache_dir, RESULTS, _KEY)
 
 
-def folders(cache_dir: Path) -> Iterator[tuple[Kind, Path]]:
-    """Each folder that has such files.
+def folders_of(cache_dir: Path) -> Iterator[tuple[Kind, Path]]:
+    """Each folder that has summaries or values.
 
     Raises:
         OSError: A folder cannot be read.
     """
     for kind in KINDS:
-        with suppress(FileNotFoundError):
-            names = sorted(entry.name for entry in os.scandir(cache_dir / kind) if entry.is_dir(follow_symlinks=False))
-            yield from ((kind, cache_dir / kind / name) for name in names if len(name) == 2)
+        with suppress(FileNotFoundError, folders.LinkedFolderError), folders.opened(cache_dir, kind) as folder:
+            names = sorted(name for name in os.listdir(folder) if _DIGITS.fullmatch(name))
+            yield from ((kind, cache_dir / kind / name) for name in names)
+
+
+def remove(cache_dir: Path, one: Kept) -> None:
+    """Remove a file of what is derived, which may be gone already.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    folders.remove(cache_dir, one.path)
 
 
 def damage(one: Kept, *, full: bool) -> str:
@@ -270,7 +294,7 @@ def damage(one: Kept, *, full: bool) -> str:
         full: Check every byte, and not only head and size.
     """
     try:
-        with one.path.open("rb") as file:
+        with open_regular(one.path) as file:
             head = _checked_head(file, one.path, one.kind, one.path.stem)
             for place in head.places if full else ():
                 sealed.read_array(file, place, one.path)

@@ -2,17 +2,15 @@
 
 Whether a task has to run is told by the files of ``derived`` alone: it is ``Cached`` where all that it would make is
 there and sound, and runs where anything is missing. No record of Prefect's is kept, or believed; what such a task
-returns is kept for whoever reads the state of its run later, in ``cache_dir/prefect/derived/``.
+returns is kept below Prefect's own storage, for whoever reads the state of its run later.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from prefect.logging import get_run_logger
@@ -21,9 +19,10 @@ from pydantic import PrivateAttr
 
 from simet_cache.comparisons import summary_recipes
 from simet_cache.derived import Derived, Kind, results_folder
+from simet_cache.engine import PolicyOfOneKey, bind_result_store
 from simet_cache.errors import MetricError
 from simet_cache.metrics import resolve
-from simet_cache.records import FeatureResultSerializer, keep, take_over
+from simet_cache.records import FeatureResultSerializer, hand_to_prefect, private_folder
 
 NOTHING_FAILED: dict[str, Any] = {}
 
@@ -58,17 +57,11 @@ class DerivedRecords(WritableFileSystem):
         derived = Derived(self.cache_dir)
         if path != self._key or not all(derived.is_sound(kind, key) for kind, key in self._needed):
             raise FileNotFoundError(f"not all that belongs to {path} is in {self.cache_dir}")
-        self._say_that_nothing_failed(self.results / path)
+        result = private_folder(self.results) / path
+        hand_to_prefect(result, self.result(path))  # in place of what is kept of a run that failed in part
         return ResultRecordMetadata(
-            storage_key=str(self.results / path), expiration=None, serializer=FeatureResultSerializer()
+            storage_key=str(result), expiration=None, serializer=FeatureResultSerializer()
         ).dump_bytes()
-
-    def _say_that_nothing_failed(self, path: Path) -> None:
-        """In place of what is kept of a run that failed in part."""
-        with suppress(OSError):
-            if path.read_bytes() == self.result(path.name):
-                return
-        keep(path, self.result(path.name))
 
     async def aread_path(self, path: str) -> bytes:
         """The same for async tasks."""
@@ -80,14 +73,25 @@ class DerivedRecords(WritableFileSystem):
     async def awrite_path(self, path: str, content: bytes) -> None:
         """The same for async tasks."""
 
+    def place(self, path: str) -> str:
+        """Where below the folder of the results that of a key is."""
+        return path
+
+    def keep_result(self, place: str, content: bytes) -> None:
+        """Keep nothing: a task that is cached has returned that nothing failed."""
+
     def result(self, path: str) -> bytes:
-        """What the task of a record returns: that nothing failed."""
+        """What the task of this record returns: that nothing failed.
+
+        Raises:
+            FileNotFoundError: This is the result of another task.
+        """
         if Path(path).name != self._key:
-            return (self.results / Path(path).name).read_bytes()
+            raise FileNotFoundError(f"{path} is not the result of this task")
         return FeatureResultSerializer().dumps(NOTHING_FAILED)
 
 
-class DerivedCachePolicy(CachePolicy):
+class DerivedCachePolicy(PolicyOfOneKey):
     """A task is cached as long as all values, or summaries, that it makes are there and sound.
 
     For two kinds of tasks, which are told apart by their parameters:
@@ -102,9 +106,11 @@ class DerivedCachePolicy(CachePolicy):
         cache_dir: The cache folder.
     """
 
+    _alone = "the files alone tell what is there"
+
     def __init__(self, cache_dir: str | Path) -> None:
         self.cache_dir = Path(cache_dir).expanduser().absolute()
-        super().__init__(key_storage=DerivedRecords(cache_dir=str(self.cache_dir)))
+        super().__init__()
 
     def compute_key(
         self,
@@ -114,6 +120,7 @@ class DerivedCachePolicy(CachePolicy):
         **kwargs: Any,  # noqa: ARG002 - Prefect's interface
     ) -> str | None:
         """An md5 over the keys of everything that the task makes; None where that is nothing, or cannot be told."""
+        self.refuse_company(task_ctx)
         try:
             needed = tuple(sorted(set(_needed(inputs))))
         except MetricError as error:
@@ -124,11 +131,8 @@ class DerivedCachePolicy(CachePolicy):
             return None
         key = hashlib.md5("\n".join(map(" ".join, needed)).encode(), usedforsecurity=False).hexdigest()
         if task_ctx is not None:
-            take_over(task_ctx, DerivedRecords.of(self.cache_dir, key, needed))
+            bind_result_store(task_ctx, DerivedRecords.of(self.cache_dir, key, needed))
         return key
-
-    def __add__(self, other: CachePolicy) -> CachePolicy:
-        raise TypeError("DerivedCachePolicy cannot be combined with another policy: the files alone tell what is there")
 
 
 def _needed(inputs: dict[str, Any]) -> list[tuple[Kind, str]]:

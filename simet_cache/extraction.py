@@ -7,27 +7,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from simet_cache import codec, devices, pieces, stopping
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DatasetError, ImageReadError
-from simet_cache.extractors import make_extractor
+from simet_cache.errors import BitDepthError, DatasetError, ImageReadError, WeightsError
+from simet_cache.extractors import Extractor, make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import feature_key
-from simet_cache.manifest import Source
+from simet_cache.loading import Chunk, chunks
+from simet_cache.manifest import IDENTITY, Source
 from simet_cache.retrying import errno_can_pass
 from simet_cache.skipped import without_bad, without_skipped
-from simet_cache.sources import in_key_order, key_of, source_of
+from simet_cache.sources import in_key_order, key_of, read_unchanged, source_of
 from simet_cache.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -35,28 +37,11 @@ if TYPE_CHECKING:
 
 # On a CPU, small batches stay in its caches: inception_v3 at 299 pixels is fastest at 8 images (see benchmarks).
 _CPU_PIXELS = 8 * 299 * 299
+# Bytes of images that are read at once; each worker may hold twice as much. 128 floats of 299 pixels are 137 MB.
+_ROOM, _CPU_ROOM = 160 << 20, 64 << 20
 _IMAGES_PER_WORKER = 512  # below this, starting a worker process takes longer than it saves
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch of a dataset, as far as it could be read.
-
-    Attributes:
-        images: One tensor (n, 3, H, W), or n tensors (3, H, W) where the sizes differ.
-        bad: What could not be read: position in the dataset and the error.
-    """
-
-    images: torch.Tensor | list[torch.Tensor]
-    bad: list[tuple[int, ImageReadError]]
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory: a loader asks the batches for it."""
-        if isinstance(self.images, torch.Tensor):
-            return Batch(self.images.pin_memory(), self.bad)
-        return Batch([image.pin_memory() for image in self.images], self.bad)
 
 
 def extract_to_store(
@@ -95,15 +80,18 @@ def extract_to_store(
 
     Raises:
         ImageReadError: An image cannot be read, and ``on_bad_image`` is ``stop``; or the file system fails.
-        DatasetError: No image at all can be read.
+        DatasetError: No image at all can be read, or images changed while they were read.
         StoppedError: The run was asked to stop.
+        WorkersError: A process that reads images has died.
         ExtractorError: The model cannot be had.
+        WeightsError: Its weights are not those that ``source`` names: their file was replaced.
         StaleEntryError: There is a stale entry, and the store's ``on_stale`` is ``error``.
         StoreError: An entry cannot be read. Where features cannot be written, the handle carries them.
     """
-    batch_size, extractor = config.batch_size, make_extractor(config).identity
-    # before the images are read: what changes meanwhile shall be seen
-    source = source or source_of(dataset, suffix=suffix, batch_size=batch_size, name=name, extractor=extractor)
+    batch_size = config.batch_size
+    if source is None:
+        made_by = make_extractor(config).identity
+        source = source_of(dataset, suffix=suffix, batch_size=batch_size, name=name, extractor=made_by)
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
     if not force and (found := store.find(key, rows=len(dataset), source=source)):
         return found
@@ -143,8 +131,11 @@ def _extracted(
     name: str,
     shard_of: str | None,
 ) -> FeatureSet:
+    extractor = make_extractor(config)  # anew: the file of weights may have been replaced since the key was made
+    _require_same(extractor, source, name)
     started = time.perf_counter()
-    features, bad = extract(ordered, config=config, device=device, skip=skip, name=name)
+    work = partial(extract, ordered, config=config, extractor=extractor, device=device, skip=skip, name=name)
+    features, bad = read_unchanged(ordered, source, work, name=name)
     seconds = time.perf_counter() - started
     if not len(features) and (shard_of is None or not bad):
         first = f"; the first: {bad[0][1]}" if bad else ""
@@ -163,6 +154,18 @@ def _extracted(
         details["skipped"] = [asdict(image) for image in skipped]
     details |= pieces.said_of_shard(store, good_key, shard_of)
     return store.keep(good_key, features, source=good_source, send=False, **details)
+
+
+def _require_same(extractor: Extractor, source: Source, name: str) -> None:
+    """See that an extractor, here and now, is the one that the key was made with."""
+    for what in IDENTITY:
+        expected, found = source.extractor.get(what), extractor.identity.get(what)
+        if None not in (expected, found) and expected != found:
+            raise WeightsError(
+                f"the extractor of {name} is not the one that its key was made with: expected {what} {expected!r},"
+                f" found {found!r}, which its file of weights or this machine has by now; nothing is stored. Run again,"
+                " and give each checkpoint a file of its own"
+            )
 
 
 def _extracted_meanwhile(
@@ -193,6 +196,7 @@ def extract(
     dataset: Dataset[Any],
     *,
     config: ExtractorConfig,
+    extractor: Extractor | None = None,
     device: str | None = None,
     skip: bool = False,
     name: str = "dataset",
@@ -202,6 +206,7 @@ def extract(
     Args:
         dataset: Images by position.
         config: Which model.
+        extractor: The same with its weights as they were found before; by default they are looked for now.
         device: Where it runs; by default on the first that the configuration allows.
         skip: Leave out images that cannot be read.
         name: For the progress bar.
@@ -214,43 +219,81 @@ def extract(
         ImageReadError: An image cannot be read, and bad ones are not to be skipped; or the file system fails, which
             says nothing about the image.
         ExtractorError: The model cannot be had.
+        WorkersError: A process that reads images has died.
         StoppedError: The run was asked to stop.
     """
     device = device or devices.available(config.device)[0]
-    model = _model(config, device)
+    extractor = extractor or make_extractor(config)
+    model = _model(config, extractor, device)
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
-    features: FloatArray | None = None
+    rows = _Rows(total)
     bad: list[tuple[int, ImageReadError]] = []
-    filled = 0
     with _inference(device, config), tqdm(total=total, desc=name, unit="img", disable=None, leave=False) as bar:
-        for batch in _loader(dataset, config, device):
-            for _, error in batch.bad:
-                if not skip or errno_can_pass(error.errno):
+        for chunk in _chunks(dataset, config, device, name):
+            for _, error in chunk.bad:
+                if not skip or errno_can_pass(error.errno) or isinstance(error, BitDepthError):
                     raise error
-            bad += batch.bad
-            for images in _micro_batches(batch.images, device):
-                stopping.check()
-                rows = model(images.to(device, non_blocking=True, memory_format=torch.channels_last)).float()
-                if features is None:
-                    features = np.empty((total, rows.shape[1]), dtype=np.float32)
-                # a flat CPU view of our own rows: the copy out of the device lands where it stays
-                torch.from_numpy(features[filled : filled + len(rows)]).copy_(rows)
-                filled += len(rows)
-            bar.update(len(batch.images) + len(batch.bad))
-    return np.empty((0, 0), np.float32) if features is None else features[:filled], bad
+            bad += chunk.bad
+            _apply(model, chunk.images, rows, extractor, device)
+            bar.update(len(chunk.images) + len(chunk.bad))
+            del chunk  # its memory, before the next one comes
+        return rows.all(), bad
 
 
-_models: dict[str, tuple[tuple[ExtractorConfig, str], nn.Module]] = {}  # the one that was used last on each device
+def _apply(
+    model: nn.Module, images: torch.Tensor | list[torch.Tensor], rows: _Rows, extractor: Extractor, device: str
+) -> None:
+    for some in _micro_batches(images, extractor, device):
+        stopping.check()
+        rows.add(model(some.to(device, non_blocking=True, memory_format=torch.channels_last)).float())
+
+
+class _Rows:
+    """Features on their way from a device into one array.
+
+    The last ones are left on the device until the next ones have been asked for: a GPU works on these while images are
+    read, and to fetch rows is to wait for it.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._features: FloatArray | None = None
+        self._filled = 0
+        self._last: torch.Tensor | None = None
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Take the rows that follow, shape (n, D)."""
+        last, self._last = self._last, rows
+        if last is not None:
+            self._fetch(last)
+
+    def _fetch(self, rows: torch.Tensor) -> None:
+        if self._features is None:
+            self._features = np.empty((self._total, rows.shape[1]), dtype=np.float32)
+        # a flat CPU view of our own rows: the copy out of the device lands where it stays
+        torch.from_numpy(self._features[self._filled : self._filled + len(rows)]).copy_(rows)
+        self._filled += len(rows)
+
+    def all(self) -> FloatArray:
+        """All rows so far, shape (N, D); (0, 0) where there are none."""
+        if self._last is not None:
+            self._fetch(self._last)
+            self._last = None
+        return np.empty((0, 0), np.float32) if self._features is None else self._features[: self._filled]
+
+
+_models: dict[str, tuple[tuple[Any, ...], nn.Module]] = {}  # the one that was used last on each device
 _building = threading.Lock()  # torch.fx traces in one thread at a time
 
 
-def _model(config: ExtractorConfig, device: str) -> nn.Module:
+def _model(config: ExtractorConfig, extractor: Extractor, device: str) -> nn.Module:
     """A model on a device, where every dataset of a run uses the same; the one before it goes first."""
-    wanted = config, make_extractor(config).suffix  # another file of weights is another model
+    # another file of weights is another model, whatever its name
+    wanted = config, extractor.suffix, extractor.identity.get("weights")
     with _building:
         if device not in _models or _models[device][0] != wanted:
             _models.pop(device, None)
-            model = make_extractor(config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = extractor.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             _models[device] = wanted, model
         return _models[device][1]
 
@@ -291,60 +334,35 @@ def _exact_cudnn() -> Iterator[None]:
                 _exact.close()
 
 
-def _micro_batches(images: torch.Tensor | list[torch.Tensor], device: str) -> Iterator[torch.Tensor]:
+def _micro_batches(
+    images: torch.Tensor | list[torch.Tensor], extractor: Extractor, device: str
+) -> Iterator[torch.Tensor]:
     """What the model sees at once. Order is kept; images of different sizes go one by one."""
     if isinstance(images, list):
         yield from (image[None] for image in images)
         return
     size = len(images)
     if device == "cpu":
-        size = max(8, _CPU_PIXELS // (images.shape[-1] * images.shape[-2]))
+        size = max(8, _CPU_PIXELS // (extractor.resizes_to or images.shape[-1] * images.shape[-2]))
     yield from torch.split(images, size) if len(images) else ()
 
 
-def _loader(dataset: Dataset[Any], config: ExtractorConfig, device: str) -> DataLoader[Any]:
-    workers = config.workers
-    if workers is None:
-        # the CPU's cores belong to the model; next to an accelerator they have nothing else to do
-        spare = 0 if device == "cpu" else _cpus()
-        workers = min(spare, 16, len(dataset) // _IMAGES_PER_WORKER)  # type: ignore[arg-type]
-    return DataLoader(
-        _Readable(dataset),
-        batch_size=config.batch_size,
-        num_workers=workers,
-        pin_memory=device.startswith("cuda"),
-        collate_fn=_collate,
-    )
+def _chunks(dataset: Dataset[Any], config: ExtractorConfig, device: str, name: str) -> Iterator[Chunk]:
+    workers = _workers(config, len(dataset), device)  # type: ignore[arg-type]
+    room = _CPU_ROOM if device == "cpu" else _ROOM
+    found = chunks(dataset, batch_size=config.batch_size, room=room, workers=workers, name=name)
+    with closing(found):  # its workers end at once, whatever happens
+        yield from map(Chunk.pin_memory, found) if device.startswith("cuda") else found
+
+
+def _workers(config: ExtractorConfig, images: int, device: str) -> int:
+    if config.workers is not None:
+        return config.workers
+    # the CPU's cores belong to the model; next to an accelerator they have nothing else to do
+    spare = 0 if device == "cpu" else _cpus()
+    return min(spare, 16, images // _IMAGES_PER_WORKER)
 
 
 def _cpus() -> int:
     """That this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Readable(Dataset[Any]):
-    """Errors of single images become items, so that a worker process can hand them over whole."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, position: int) -> Any:
-        stopping.check()
-        try:
-            item = self._dataset[position]
-        except ImageReadError as error:
-            return position, error
-        except OSError as error:  # as torchvision's own datasets raise it
-            return position, ImageReadError(f"number {position}", str(error), errno=error.errno)
-        return position, item[0] if isinstance(item, (tuple, list)) else item
-
-
-def _collate(items: list[tuple[int, Any]]) -> Batch:
-    bad = [(position, item) for position, item in items if isinstance(item, ImageReadError)]
-    images = [item for _, item in items if not isinstance(item, ImageReadError)]
-    if len({image.shape for image in images}) == 1:
-        return Batch(torch.stack(images), bad)
-    return Batch(images, bad)

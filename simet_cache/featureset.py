@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from simet_cache import codec, locks, manifest
-from simet_cache.atomic import version_of
+from simet_cache.atomic import reported, version_of
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
+from simet_cache.errors import DamagedEntryError, FeaturesError, MissingEntryError, StoreError
 from simet_cache.manifest import DATASET_ORDER, UNKNOWN_ORDER
 
 _BLOCK = 1 << 22  # bytes of features that are looked at together
@@ -50,13 +50,21 @@ class FeatureSet:
 
         Raises:
             DamagedEntryError: The file no longer holds what this handle describes.
-            OSError: The file is gone.
+            MissingEntryError: The file is gone.
+            StoreError: The file cannot be read.
         """
         if self.unsaved is not None:
             features = self.unsaved.copy() if copy else self.unsaved.view()
             features.flags.writeable = copy
             return features
         path = Path(self.path)
+        with reported("cannot read", path):
+            try:
+                return self._read(path, copy=copy)
+            except FileNotFoundError as error:
+                raise MissingEntryError(f"{path} is gone: it was removed since it was found") from error
+
+    def _read(self, path: Path, *, copy: bool) -> FloatArray:
         locks.use(path.parent, self.key)
         seen = path.stat()
         features = codec.read(path) if copy else codec.open_mapped(path)

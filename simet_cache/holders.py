@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from simet_cache.urls import command_without_secrets
+
 _LARGEST = 4096  # bytes of a note that are read
 _PROCESS = re.compile(r"process (\d{1,9}) on (\S+)")
 
@@ -42,7 +44,7 @@ class Holder:
     def myself(cls, *, run: str = "") -> Holder:
         """This process, as of now."""
         now = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+        command = command_without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
         return cls(os.getpid(), socket.gethostname(), command[:80], now, run[:80])
 
     @classmethod

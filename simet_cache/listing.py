@@ -63,6 +63,10 @@ class Fingerprint:
                 return mine == theirs
         return None
 
+    def is_of_rows(self, total: int) -> bool:
+        """Whether it is of files, one for each of so many rows."""
+        return bool(self.listing) and len(entries_of(self.listing)) == total
+
     def of_rows(self, rows: Sequence[int], *, total: int) -> Fingerprint:
         """The fingerprint of some of the rows, as it was at that moment; data that are no files, one each, stay whole.
 

@@ -7,12 +7,11 @@ import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from simet_cache import codec, locks, manifest
-from simet_cache.atomic import reported
+from simet_cache.atomic import iso, open_regular, reported
 from simet_cache.errors import DamagedEntryError, FeaturesError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
 from simet_cache.manifest import UNKNOWN_ORDER, Source
@@ -141,7 +140,7 @@ def _check(path: Path, features: FeatureSet, *, aligned: bool, full: bool) -> No
 
 def _may_be_a_pickle(path: Path) -> bool:
     """Whether a file begins and ends like a pickle of an array: protocols 0 and 1 begin with the name of a function."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         first = file.read(1)
         file.seek(-1, os.SEEK_END)
         return first in (pickle.PROTO, pickle.GLOBAL) and file.read(1) == pickle.STOP
@@ -162,6 +161,5 @@ def _read(path: Path, status: os.stat_result, entry: Mapping[str, Any]) -> dict[
             return {**before, "file": found["file"]}
     if entry and aligned:  # only this program writes such files, and it says what is in them
         raise DamagedEntryError(f"{path} does not hold what its manifest says")
-    created = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-    said = {"adopted": True, "dataset": {"fingerprint": "unknown"}, "created_at": created}
+    said = {"adopted": True, "dataset": {"fingerprint": "unknown"}, "created_at": iso(status.st_mtime)}
     return {"format": manifest.FORMAT, "key": path.stem, **said, **found}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from simet_cache import bounded
+from simet_cache.atomic import read_regular
 from simet_cache.errors import DamagedEntryError, StoreError
 from simet_cache.listing import LARGEST, Fingerprint, differences
 
@@ -33,7 +34,7 @@ FORMAT = 1
 # In the order of the dataset (of a Subset: of its ascending indices), as a loader gave them, or nobody knows.
 DATASET_ORDER, LOADER_ORDER, UNKNOWN_ORDER = "dataset", "loader", "unknown"
 
-_IDENTITY = ("name", "weights", "precision", "version")  # of an extractor: other values, other features
+IDENTITY = ("name", "weights", "precision", "version")  # of an extractor: other values, other features
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read(path: Path, key: str) -> dict[str, Any]:
         StoreError: It was written by a newer version of this program, or cannot be read.
     """
     try:
-        return parse(bounded.read(path), key, str(path))
+        return parse(read_regular(path), key, str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -129,7 +130,7 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
     if same is not False:
         return ""
     try:
-        found = differences(bounded.read(listing, most=LARGEST), source.fingerprint.listing)
+        found = differences(read_regular(listing, most=LARGEST), source.fingerprint.listing)
     except (OSError, DamagedEntryError):
         found = []
     return f"the images have changed since ({', '.join(found)})" if found else "they were made from other images"
@@ -137,7 +138,7 @@ def _other_data(entry: Mapping[str, Any], source: Source, listing: Path) -> str:
 
 def _other_extractor(entry: Mapping[str, Any], source: Source) -> str:
     before = mapping(entry.get("extractor"))
-    for name in _IDENTITY:
+    for name in IDENTITY:
         if name in before and name in source.extractor and before[name] != source.extractor[name]:
             return (
                 f"they were made with an extractor of {name} {before[name]!r}, and this is {source.extractor[name]!r}"

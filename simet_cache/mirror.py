@@ -7,7 +7,7 @@ noted under ``cache_dir/pending/``, before it is tried, and put there by the nex
 from __future__ import annotations
 
 import logging
-import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simet_cache import bounded, codec, locks, manifest
-from simet_cache.atomic import Staged
+from simet_cache import codec, folders, locks, manifest
+from simet_cache.atomic import Staged, read_regular, reported
 from simet_cache.atomic import size as as_text
 from simet_cache.errors import DamagedEntryError, FeaturesError, RemoteError, StoreError, UnsafePickleError
 from simet_cache.featureset import FeatureSet, check_features
@@ -28,6 +28,8 @@ from simet_cache.remote import Remote
 if TYPE_CHECKING:
     from simet_cache.store import FeatureStore
 
+_PENDING = "pending"
+_KEY = re.compile("[0-9a-f]{32}")
 _LONGEST_NAME = 1 << 14  # bytes of a URL
 
 log = logging.getLogger(__name__)
@@ -80,10 +82,8 @@ def fetch(store: FeatureStore, key: str, *, url: str, rows: int | None, source: 
 
 def note(store: FeatureStore, key: str, *, url: str) -> None:
     """An entry is about to be stored here that is to be put there."""
-    path = _pending(store) / key
-    with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(remote_at(url).name, encoding="utf-8")
+    with suppress(OSError), folders.opened(store.cache_dir, _PENDING, make=True) as pending:
+        folders.overwrite(pending, key, remote_at(url).name.encode())
 
 
 def push(store: FeatureStore, key: str, *, url: str) -> bool:
@@ -99,7 +99,7 @@ def push(store: FeatureStore, key: str, *, url: str) -> bool:
                 path = store.path(key).with_suffix(suffix)
                 if path.exists():
                     remote.upload(path, path.name)
-        (_pending(store) / key).unlink(missing_ok=True)
+        folders.remove(store.cache_dir, store.cache_dir / _PENDING / key)
         return True
     return False
 
@@ -114,20 +114,20 @@ def forget(key: str, *, url: str) -> None:
 
 def catch_up(store: FeatureStore, *, url: str) -> None:
     """Put there what earlier runs could not; what is being made at this moment is left to who makes it."""
-    name, waiting = remote_at(url).name, list[str]()
-    with suppress(OSError):
-        waiting = sorted(os.listdir(_pending(store)))
-    for path in (_pending(store) / key for key in waiting):
-        with suppress(OSError, StoreError, ValueError):
-            noted = bounded.read(path, most=_LONGEST_NAME).decode()
-            if noted != name or locks.is_computing(store.cache_dir, path.name):
+    name = remote_at(url).name.encode()
+    with reported("cannot list what is still to be put to the remote, in", store.cache_dir / _PENDING):
+        pending = folders.files_in(store.cache_dir, _PENDING, named=_KEY.fullmatch)
+    for key, _ in pending:
+        with suppress(OSError, StoreError):
+            if _noted(store, key) != name or locks.is_computing(store.cache_dir, key):
                 continue
-            if not push(store, path.name, url=url):
+            if not push(store, key, url=url):
                 return
 
 
-def _pending(store: FeatureStore) -> Path:
-    return store.cache_dir / "pending"
+def _noted(store: FeatureStore, key: str) -> bytes:
+    with folders.opened(store.cache_dir, _PENDING) as pending:
+        return read_regular(key, folder=pending, most=_LONGEST_NAME)
 
 
 def _entry(remote: Remote, key: str) -> dict[str, Any] | None:
@@ -173,6 +173,6 @@ def _warned(remote: Remote, key: str) -> Iterator[None]:
         yield
     except UnsafePickleError as error:
         log.warning("%s.pkl at %s is not used, and was removed here: %s", key, remote.name, error)
-    except (StoreError, FeaturesError, OSError, KeyError, TypeError, ValueError) as error:
+    except (StoreError, FeaturesError, OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         if not (isinstance(error, RemoteError) and error.repeated):
             log.warning("%s. It goes on without the remote", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.datasets import open_dataset
+from simet_cache.datasets.bit_depth import DEPTHS, BitDepth
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.datasets.labels import labels_of
+from simet_cache.datasets.survey import Survey
 from simet_cache.errors import FeaturesError, ImageReadError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
+from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key, resolve_subset
 from simet_cache.manifest import Source
 from simet_cache.skipped import SkippedImage, without_skipped
 from simet_cache.sources import source_of
 from simet_cache.store import FeatureStore
+from simet_cache.surveys import survey_of
 
 _NAMED_IMAGES = 10  # in one sentence
 
@@ -38,6 +42,8 @@ class Planned:
         key: The documented md5.
         source: What the features would be made from.
         skipped: The images that are left out.
+        looks: What its files look like, where it is a folder.
+        bit_depth: How its images of more than 8 bits for each pixel are read, where there are any.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Planned:
     key: str
     source: Source
     skipped: tuple[SkippedImage, ...] = ()
+    looks: Survey | None = None
+    bit_depth: BitDepth | None = None
 
 
 def store_of(config: EvaluationConfig) -> FeatureStore:
@@ -106,12 +114,47 @@ def plan(one: Any, extractor: ExtractorConfig, config: EvaluationConfig, store: 
     source = source_of(
         dataset, suffix=suffix, batch_size=batch_size, name=one.name, extractor=made_by.identity, content=content
     )
+    looks = _looks(dataset, source, store)
+    depth = _settled_depth(dataset, looks, one)
+    if depth is not None and depth.suffix:
+        suffix += depth.suffix
+        source = replace(source, components={**source.components, "suffix": suffix})
     skipped: list[SkippedImage] = []
     if config.on_bad_image == "skip" and not config.force_recompute:
         key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
         dataset, source, skipped = without_skipped(store, key, dataset, source)
     key = feature_key(dataset, suffix=suffix, batch_size=batch_size)
-    return Planned(one.name, dataset, suffix, key, source, tuple(skipped))
+    return Planned(one.name, dataset, suffix, key, source, tuple(skipped), looks, depth)
+
+
+def _looks(dataset: Any, source: Source, store: FeatureStore) -> Survey | None:
+    """What the files of a folder, or of some of its images, look like; nothing is known of other datasets."""
+    base, indices = resolve_subset(dataset)
+    if not isinstance(base, FolderDataset):
+        return None
+    chosen = range(len(base)) if indices is None else sorted(indices)
+    return survey_of(
+        source,
+        store.cache_dir,
+        lambda: base.survey(chosen),
+        max_pixels=base.max_pixels,
+        same=lambda: fingerprint(dataset).stat == source.fingerprint.stat,
+        keep=not isinstance(store, _Onlooker),
+    )
+
+
+def _settled_depth(dataset: Any, looks: Survey | None, one: Any) -> BitDepth | None:
+    """How deep images are read, from now on; in a set without any, those that come meanwhile may have 8 bits alone.
+
+    Raises:
+        DatasetError: Nobody said it, and their largest value leaves it open.
+    """
+    base, _ = resolve_subset(dataset)
+    if looks is None:
+        return None
+    depth = looks.bit_depth(getattr(one, "bit_depth", "auto"), name=one.name)
+    base.bit_depth = depth.bits if depth else min(DEPTHS)
+    return depth
 
 
 def bad_headers(dataset: Any) -> list[ImageReadError]:
@@ -147,6 +190,11 @@ def labels_for(
     features.require_dataset_order()
     # once more: images that turned out to be bad are left out by now, also where all were to be extracted again
     planned = plan(one, extractor, config.model_copy(update={"force_recompute": False}), store)
+    if config.on_stale != "reuse" and store.look(features.key, source=planned.source).status == "stale":
+        raise FeaturesError(
+            f"{planned.name}: the images have changed since their features were made, so that their labels may be those"
+            " of others; run again when nothing writes to them any more"
+        )
     labels = labels_of(planned.dataset, name=planned.name)
     if len(labels) != features.shape[0]:
         raise FeaturesError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from simet_cache.upkeep import printable
+from simet_cache.escaping import for_log, for_terminal
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with suppress(BrokenPipeError):
         for problem in answer.problems:
-            print(printable(problem), file=sys.stderr, flush=True)
+            print(for_terminal(problem), file=sys.stderr, flush=True)
 
 
 def _print_lines(lines: Sequence[str | Table]) -> None:
@@ -62,7 +62,7 @@ def _print_lines(lines: Sequence[str | Table]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     for line in lines:
         if isinstance(line, str):
-            print(printable(line))
+            print(for_terminal(line))
         elif sys.stdout.isatty():
             _print_rich(line)
         else:
@@ -70,7 +70,7 @@ def _print_lines(lines: Sequence[str | Table]) -> None:
 
 
 def _print_plain(table: Table) -> None:
-    rows = [[printable(cell) for cell in row] for row in ([table.header] if table.header else []) + list(table.rows)]
+    rows = [[for_terminal(cell) for cell in row] for row in ([table.header] if table.header else []) + list(table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = [name in table.right for name in table.header] or [False] * len(widths)
     for row in rows:
@@ -95,7 +95,7 @@ def _print_rich(table: Table) -> None:
         justify: Any = "right" if name in table.right else "left"
         shown.add_column(Text(name), justify=justify, no_wrap=not last, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
+        shown.add_row(*(Text(for_terminal(cell)) for cell in row))
     Console(highlight=False).print(shown)
 
 
@@ -115,4 +115,5 @@ def warnings_as_lines(level: int) -> Iterator[None]:
 
 class _Harmless(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(record.getMessage())
+        for_log(record)
+        return for_terminal(record.getMessage())

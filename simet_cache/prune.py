@@ -7,13 +7,14 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from simet_cache import locks
+from simet_cache import folders, locks
 from simet_cache.atomic import reported, size
-from simet_cache.derived import Kept, kept, results
+from simet_cache.derived import Kept, kept, remove, results
 from simet_cache.errors import ConfigError, StoreError
 from simet_cache.store import FeatureStore
-from simet_cache.upkeep import Stored, computing, files_in, stored
+from simet_cache.upkeep import Stored, computing, failures, stored
 
 _QUARANTINED = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})\.(pkl|json)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -114,12 +115,14 @@ class Pruning:
         freed: Bytes.
         left: Bytes of the entries, and of what is derived, that are left.
         derived: How many summaries and values the limits ask for.
+        files: What else goes, or would: summaries, values, and Prefect's results of the tasks that made them.
     """
 
     entries: tuple[Pruned, ...]
     freed: int
     left: int
     derived: int = 0
+    files: tuple[Path, ...] = ()
 
     @property
     def enough(self) -> bool:
@@ -146,41 +149,46 @@ def prune(store: FeatureStore, limits: Limits, *, dry_run: bool = False, now: fl
     there: list[Stored | Kept] = [*entries, *_derived(store)]
     there.sort(key=lambda one: one.last_used)
     left, newer = sum(one.bytes for one in there), len(entries)
-    busy = _in_use(store) if dry_run else set()
-    pruned, freed, derived = [], 0, 0
+    pruned, files, freed, derived = [], [], 0, 0
     for one in there:
         newer -= isinstance(one, Stored)
         reason = limits.against(one, newer=newer, total=left, now=now)
         if not reason:
             continue
         if isinstance(one, Stored):
-            done = _would_go(store, one, busy, reason) if dry_run else _gone(store, one, reason)
+            done = _would_go(store, one, reason) if dry_run else _gone(store, one, reason)
             pruned.append(done)
             left -= 0 if done.outcome in (_IN_USE, "failed") else one.bytes
-        elif dry_run or _removed(one):
+        elif dry_run or _removed(store, one):
+            files.append(one.path)
             derived += one.kind != "results"
             freed, left = freed + one.bytes, left - one.bytes
     if limits.quarantine and limits.older_than is not None:
         pruned += _emptied(store, now - limits.older_than, dry_run=dry_run)
-    return Pruning(tuple(pruned), freed + sum(one.bytes for one in pruned), left, derived)
+    return Pruning(tuple(pruned), freed + sum(one.bytes for one in pruned), left, derived, tuple(files))
 
 
 def _derived(store: FeatureStore) -> list[Kept]:
     with reported("cannot list what is derived in", store.cache_dir):
-        return [*kept(store.cache_dir), *results(store.cache_dir)]
+        return [*kept(store.cache_dir), *results(store.cache_dir), *failures(store)]
 
 
-def _removed(one: Kept) -> bool:
+def _removed(store: FeatureStore, one: Kept) -> bool:
     try:
-        one.path.unlink(missing_ok=True)
+        remove(store.cache_dir, one)
     except OSError as error:
         log.warning("cannot remove %s: %s", one.path, error.strerror or error)
         return False
     return True
 
 
-def _would_go(store: FeatureStore, one: Stored, busy: set[str], reason: str) -> Pruned:
-    if one.key in busy or computing(store, one.key):
+def _would_go(store: FeatureStore, one: Stored, reason: str) -> Pruned:
+    try:
+        kept = computing(store, one.key) or locks.is_used(store.cache_dir, one.key)
+    except OSError as error:
+        why = f"nobody can tell whether it is in use: {error.strerror or error}"
+        return Pruned(one.key, 0, one.last_used, "failed", why)
+    if kept:
         return Pruned(one.key, 0, one.last_used, _IN_USE, reason)
     return Pruned(one.key, one.bytes, one.last_used, "would be removed", reason)
 
@@ -197,20 +205,16 @@ def _gone(store: FeatureStore, one: Stored, reason: str) -> Pruned:
 def _emptied(store: FeatureStore, before: float, *, dry_run: bool) -> Iterator[Pruned]:
     """What was put aside before some time, which the names of the files tell."""
     folder = store.cache_dir / "quarantine"
-    for name in files_in(folder):
+    with reported("cannot list", folder):
+        found = folders.files_in(store.cache_dir, "quarantine", named=_QUARANTINED.fullmatch)
+    for name, status in found:
         match = _QUARANTINED.fullmatch(name)
         if match and (since := int(match[2]) / 1e9) < before:
-            freed = (folder / name).stat().st_size
             if not dry_run:
                 with reported("cannot remove", folder / name):
-                    (folder / name).unlink(missing_ok=True)
+                    folders.remove(store.cache_dir, folder / name)
             outcome = "would be removed" if dry_run else "removed"
-            yield Pruned(match[1], freed, since, outcome, f"{folder / name} was put aside as damaged")
-
-
-def _in_use(store: FeatureStore) -> set[str]:
-    with reported("cannot tell which entries are in use in", store.cache_dir), locks.changing(store.cache_dir):
-        return locks.in_use(store.cache_dir)
+            yield Pruned(match[1], status.st_size, since, outcome, f"{folder / name} was put aside as damaged")
 
 
 # Sizes and times as people write them

@@ -7,7 +7,6 @@ it verifies it. A remote that does not answer costs a run seconds, and is then l
 from __future__ import annotations
 
 import io
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +19,7 @@ import fsspec
 
 from simet_cache.bounded import JSON_BYTES
 from simet_cache.errors import ConfigError, RemoteError
+from simet_cache.urls import reason_of, refusal_of, without_secrets
 
 _PAUSE = 60.0  # seconds for which a remote that is down is left alone
 _ANSWER = 20.0  # seconds to wait for a short answer, all tries together
@@ -46,12 +46,12 @@ class Remote:
         name: The URL as it may be shown, without credentials.
 
     Raises:
-        ConfigError: fsspec knows no such protocol, a package is missing, or there are credentials in an S3 URL.
+        ConfigError: fsspec knows no such protocol, a package is missing, or there are credentials in the URL.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         _check(url)
-        self.name = _public(url).rstrip("/")
+        self.name = without_secrets(url).rstrip("/")
         self._url = url
         self._clock = clock
         self._fs: Any = None
@@ -231,9 +231,9 @@ def _check(url: str) -> None:
         problem = f"a package for {protocol}:// is not installed: {how}"
     bucket = rest.partition("/")[0]
     if not found or (protocol in _S3 and not bucket):
-        problem = f"expected a URL like s3://bucket/prefix, found {_public(url)!r}"
-    elif protocol in _S3 and re.search("[:@]", bucket) and not bucket.startswith("arn:"):
-        problem = "credentials do not belong in an S3 URL; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        problem = f"expected a URL like s3://bucket/prefix, found {without_secrets(url)!r}"
+    elif refusal := refusal_of(url):
+        problem = refusal
     if problem:
         raise ConfigError([f"remote: {problem}"])
 
@@ -247,10 +247,4 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return _public(text) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-
-
-def _public(text: str) -> str:
-    """Without what stands before an @ in URLs: rather a bit too little shown than too much."""
-    return re.sub(r"//(\S*:\S*|[^/\s]*)@", "//", text)
+    return "no answer in time" if isinstance(error, TimeoutError) and not str(error) else reason_of(error)

@@ -43,7 +43,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _START = b'{"__metadata__": {"check": "'
 _ZEROS = b"0" * 32
 _LONGEST = JSON_BYTES  # bytes of a head
-_MOST_DIMENSIONS = 8
+_MOST_AXES, _MOST_VALUES = 32, 1 << 59  # of an array; an empty one may not have longer axes either
 _AT_ONCE = 1 << 14  # bytes that are read first: most heads are shorter
 
 Array = NDArray[Any]
@@ -159,8 +159,10 @@ def _parsed(data: Any, start: int) -> Head:
     for number, digest in enumerate(digests):
         said = data[str(number)]
         shape = tuple(said["shape"])
-        if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and 0 <= length < 1 << 40 for length in shape):
-            raise ValueError(f"expected a shape, found {str(shape)[:80]}")
+        if not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError(f"expected a shape, found {shape}")
+        if len(shape) > _MOST_AXES or math.prod(length or 1 for length in shape) >= _MOST_VALUES:
+            raise ValueError(f"expected a shape that an array can have, found {len(shape)} axes")
         place = Place(np.dtype(DTYPES[said["dtype"]]), shape, places[-1].stop if places else start, digest)
         if [start + offset for offset in said["data_offsets"]] != [place.start, place.stop]:
             raise ValueError("expected arrays one after another")

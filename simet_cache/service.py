@@ -11,8 +11,9 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from simet_cache.codec import FloatArray
-from simet_cache.errors import DamagedEntryError
+from simet_cache.errors import DamagedEntryError, MissingEntryError
 from simet_cache.loaders import expected_rows, loader_key, loader_source
+from simet_cache.sources import read_unchanged
 from simet_cache.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class FeatureCacheService:
 
         Raises:
             KeyInputError: The loader has no key.
+            DatasetError: Images changed while they were read. Nothing is cached.
             FeaturesError: ``compute_fn`` returned something else, or other rows than the loader gives. Nothing is
                 cached, and an older entry is untouched; so it is where ``compute_fn`` fails.
             UnsafePickleError: The file of this key would run code.
@@ -68,7 +70,7 @@ class FeatureCacheService:
         computed: list[FloatArray] = []
 
         def compute() -> FloatArray:
-            computed[:] = [compute_fn(loader)]
+            computed[:] = [read_unchanged(loader.dataset, source, lambda: compute_fn(loader))]
             return computed[0]
 
         for force in (force_recompute, False):
@@ -85,6 +87,6 @@ class FeatureCacheService:
                 return found.load(copy=True)
             except DamagedEntryError:  # only reading the payload shows a flipped bit
                 self._store.quarantine_if_damaged(key)
-            except FileNotFoundError:  # another process has just moved or removed it
+            except MissingEntryError:  # another process has just moved or removed it
                 continue
         raise DamagedEntryError(f"{self._store.path(key)} was damaged or gone twice in a row; check the disk")

@@ -17,13 +17,16 @@ from typing import Any
 from torch.utils.data import Subset
 
 from simet_cache import bounded
-from simet_cache.atomic import write_atomically
-from simet_cache.errors import DamagedEntryError, ImageReadError
+from simet_cache.atomic import read_regular, write_atomically
+from simet_cache.errors import ImageReadError, StoreError
 from simet_cache.key import resolve_subset
 from simet_cache.listing import Fingerprint
 from simet_cache.manifest import Source
 from simet_cache.sources import key_of, part_of
 from simet_cache.store import FeatureStore
+
+# what a file that anybody may have written can raise
+_NO_LIST = (OSError, StoreError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +114,11 @@ def remembered(store: FeatureStore, key: str, source: Source) -> dict[int, Skipp
         source: What it is at this moment; without a fingerprint nothing is known of its images.
     """
     try:
-        record = bounded.json_value(bounded.read(store.path(key).with_suffix(".skipped.json")))
+        record = bounded.json_value(read_regular(store.path(key).with_suffix(".skipped.json")))
         skipped = {int(one["position"]): SkippedImage(one["path"], one["reason"]) for one in record["skipped"]}
     except FileNotFoundError:
         return {}
-    except (OSError, DamagedEntryError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except _NO_LIST as error:
         log.warning("cannot read the list of bad images of key %s (%s); all images are read again", key, error)
         return {}
     same = Fingerprint.from_json(record.get("fingerprint")).same_as(source.fingerprint)

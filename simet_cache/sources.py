@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import Subset
 
+from simet_cache.errors import DatasetError
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import KeyComponents, resolve_subset
+from simet_cache.listing import Fingerprint, differences
 from simet_cache.manifest import DATASET_ORDER, Source
+
+T = TypeVar("T")
 
 
 def source_of(
@@ -48,6 +52,43 @@ def source_of(
         extractor=extractor or {},
         row_order=row_order,
     )
+
+
+def read_unchanged(dataset: Any, source: Source, read: Callable[[], T], *, name: str = "dataset") -> T:
+    """Read a dataset, and see that its data are still what they were: rows of both states are of no set at all.
+
+    Sizes and times of change are compared, and contents only where these differ and the contents are known.
+
+    Args:
+        dataset: The one that is read.
+        source: What it was described as; where that does not describe each row, as of a part of data whose fingerprint
+            is of the whole, the state right before counts.
+        read: Reads it.
+        name: What it is called in the message.
+
+    Returns:
+        What ``read`` returns.
+
+    Raises:
+        DatasetError: The data have changed.
+    """
+    described = source.fingerprint.is_of_rows(len(dataset))
+    before = source.fingerprint if described else fingerprint(dataset)
+    result = read()
+    _require_unchanged(dataset, before, name)
+    return result
+
+
+def _require_unchanged(dataset: Any, before: Fingerprint, name: str) -> None:
+    now = fingerprint(dataset)
+    if before.stat != now.stat and before.content is not None:
+        now = fingerprint(dataset, content=True)
+    if before.same_as(now) is False:
+        what = ", ".join(differences(before.listing, now.listing))
+        raise DatasetError(
+            f"the images of {name} changed while they were read{f' ({what})' if what else ''}; nothing is stored. Run"
+            " again when nothing writes to them any more"
+        )
 
 
 def in_key_order(dataset: Any) -> Any:

@@ -31,8 +31,10 @@ from simet_cache.atomic import Staged, reported, sweep, version_of
 from simet_cache.codec import FloatArray, Layout
 from simet_cache.errors import DamagedEntryError, StaleEntryError, StoreError
 from simet_cache.featureset import FeatureSet, check_features
+from simet_cache.folders import opened, share
 from simet_cache.look import Look, facts, look
 from simet_cache.manifest import Source
+from simet_cache.request import Terms, asked_for, looked_up
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -65,7 +67,10 @@ class FeatureStore:
         fingerprint: Literal["stat", "content"] = "stat",
         remote: str | None = None,
     ) -> None:
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        try:
+            self.cache_dir = Path(cache_dir).expanduser().absolute()
+        except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody's home is known
+            raise StoreError(f"cannot tell which folder {str(cache_dir)!r} is: {error}") from error
         self.on_stale = on_stale
         self.verify = verify
         self.fingerprint = fingerprint
@@ -73,7 +78,7 @@ class FeatureStore:
         if remote:
             _mirror().remote_at(remote)
         with reported("cannot create the cache folder", self.cache_dir):
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            _made(self.cache_dir)
 
     def path(self, key: str) -> Path:
         """Where the features of a key are, or would be."""
@@ -102,7 +107,8 @@ class FeatureStore:
         """The handle on the features of a key, or None where there are none to be used.
 
         A damaged entry is moved to quarantine, with a warning; one without a manifest is adopted: read, and described
-        as far as possible.
+        as far as possible. Inside a task under ``FeatureCachePolicy`` that asks for the same key, what the call leaves
+        open is taken from the task.
 
         Args:
             key: The documented md5.
@@ -116,6 +122,11 @@ class FeatureStore:
             StoreError: The file cannot be read.
         """
         path = self.path(key)
+        terms = looked_up(self, key, Terms(rows, source))
+        with reported("cannot read", path):
+            return self._find(path, key, terms.rows, terms.source)
+
+    def _find(self, path: Path, key: str, rows: int | None, source: Source | None) -> FeatureSet | None:
         locks.use(self.cache_dir, key)
         seen = self._look(path, rows, source)
         if seen.status == "damaged" and not self.quarantine(key, seen.reason, seen=seen.seen):
@@ -296,6 +307,9 @@ class FeatureStore:
         Of several threads and processes that want the same key, one computes; the others wait and then find it. Where
         the features cannot be stored, they are returned all the same: see ``keep``.
 
+        Inside a task under ``FeatureCachePolicy``, what the call leaves open is taken from the task: which rows, what
+        the features are made from, and whether they are to be made again (see ``request``).
+
         Args:
             key: The documented md5.
             compute: Makes the features, shape (N, D).
@@ -308,7 +322,11 @@ class FeatureStore:
             FeaturesError: ``compute`` returned something else; nothing is stored.
             StaleEntryError: There is a stale entry, and ``on_stale`` is ``error``.
             StoreError: An entry cannot be read.
+            KeyInputError: The running task keeps this key in another folder; or it is about another key, and the call
+                does not say what the features of this one are made from.
         """
+        terms = asked_for(self, key, Terms(rows, source, force))
+        rows, source, force = terms.rows, terms.source, terms.force
         found = None if force else self.find(key, rows=rows, source=source)
         if found is None:
             with self.lock(key):
@@ -469,13 +487,22 @@ def _warn_once(sentence: str, seen: Look) -> None:
         log.warning("%s", sentence)
 
 
+def _made(folder: Path) -> None:
+    """Make a folder and those above it; what is made in a folder that users share is theirs too."""
+    if folder.is_dir():
+        return
+    _made(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with suppress(OSError), opened(folder.parent) as above, opened(folder) as made:
+        share(made, above)
+
+
 def _sweep_once(folder: Path) -> None:
-    """What dead writers and dead users left behind."""
+    """What dead writers left behind."""
     if folder not in _SWEPT:
         _SWEPT.add(folder)
         with suppress(OSError):
             sweep(folder)
-            locks.forget_the_dead(folder)
 
 
 def program() -> str:

@@ -18,9 +18,12 @@ from simet_cache.atomic import size
 from simet_cache.comparisons import Comparison, Rows, counts
 from simet_cache.config import EvaluationConfig, ExtractorConfig
 from simet_cache.config.patterns import Beside
+from simet_cache.datasets import bit_depth
+from simet_cache.datasets.bit_depth import BitDepth
 from simet_cache.datasets.passed_over import PassedOver, in_one_line
+from simet_cache.datasets.survey import Survey
 from simet_cache.derived import Derived
-from simet_cache.errors import ImageReadError, SimetCacheError, StoreError
+from simet_cache.errors import ImageReadError, SimetCacheError, StoreError, WeightsError
 from simet_cache.extractors import make_extractor
 from simet_cache.featureset import FeatureSet
 from simet_cache.key import resolve_subset
@@ -52,6 +55,8 @@ class PlannedSet:
         features: The handle on its features, where they are there and will be used.
         passed_over: What lies in its folder and does not count as an image.
         bad_images: Those whose headers tell that they cannot be read, where that is looked for.
+        looks: What its files look like, where it is a folder.
+        bit_depth: How its images of more than 8 bits for each pixel are read, where there are any.
     """
 
     one: Any
@@ -64,6 +69,8 @@ class PlannedSet:
     features: FeatureSet | None = None
     passed_over: tuple[PassedOver, ...] = ()
     bad_images: tuple[SkippedImage, ...] = ()
+    looks: Survey | None = None
+    bit_depth: BitDepth | None = None
 
     @property
     def name(self) -> str:
@@ -161,6 +168,8 @@ class Sweep:
                 yield f"  {what}: {there:,} of {wanted:,} cached"
         if passed_over := self.passed_over():
             yield f"  {passed_over}"
+        if bit_depths := bit_depth.in_one_line((one.name, one.bit_depth) for one in self.sets):
+            yield f"  {bit_depths}"
         others = [one for status in ("error", "stale", "damaged") for one in self.sets if one.status == status]
         yield from (f"  {one.name} ({one.suffix}): {one.reason}" for one in others[:_SHOWN])
         if len(others) > _SHOWN:
@@ -218,6 +227,20 @@ def plan_sweep(config: EvaluationConfig, store: FeatureStore) -> Sweep:
     )
 
 
+def require_as_before(one: PlannedSet, planned: Planned) -> None:
+    """See that a set, planned once more, is on the features of the extractor that the sweep was planned with.
+
+    Raises:
+        WeightsError: Its file of weights has been replaced meanwhile: other sets of this sweep are on the old features.
+    """
+    if planned.suffix != one.suffix:
+        raise WeightsError(
+            f"the weights of {one.extractor.name} were replaced during this run: expected features {one.suffix} of"
+            f" {one.name}, found {planned.suffix}, which are not compared with the others; nothing is stored. Run"
+            " again, and give each checkpoint a file of its own"
+        )
+
+
 _Checked = dict[tuple[Any, ...], list[ImageReadError]]  # of the same images for another extractor
 
 
@@ -256,6 +279,8 @@ def _looked_at(
         features if status == "hit" else None,
         passed_over,
         tuple(SkippedImage(error.path, error.reason) for error in bad),
+        planned.looks,
+        planned.bit_depth,
     )
 
 

@@ -7,22 +7,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simet_cache import bounded, changes, derived, locks, manifest
-from simet_cache.atomic import reported, sweep
-from simet_cache.errors import ConfigError, DamagedEntryError, StoreError, UnsafePickleError
+from simet_cache import bounded, changes, derived, folders, locks, manifest
+from simet_cache.atomic import read_regular, reported, sweep
+from simet_cache.errors import ConfigError, StoreError, UnsafePickleError
 from simet_cache.look import Look
 from simet_cache.store import FeatureStore
 
 _KEY = re.compile("[0-9a-f]{32}")
-_BESIDE = re.compile(r"([0-9a-f]{32})\.(json|next\.json|files|skipped\.json)")
+_KINDS = ("json", "next.json", "files", "skipped.json")
+_BESIDE = re.compile(rf"([0-9a-f]{{32}})\.({'|'.join(map(re.escape, _KINDS))})")
+_PLACES = (
+    "prefect",
+    "prefect/records",
+    "prefect/results",
+    changes.VALUES,
+    derived.RESULTS,
+    *derived.KINDS,
+    "locks",
+    "quarantine",
+    "pending",
+    "surveys",
+)
+_NOTES = {"prefect/records": "", "prefect/results": "", "locks": ".holder"}  # about keys, and how their names end
 
 
 # What is there
@@ -124,15 +136,12 @@ def _looked_at(store: FeatureStore, key: str, *, full: bool) -> tuple[Entry, Loo
 
 def _stored(store: FeatureStore, key: str) -> Stored | None:
     path = store.path(key)
-    try:
-        status = path.stat()
-        with suppress(FileNotFoundError):
-            status = path.with_suffix(".json").stat()
-        return Stored(key, sum(file.stat().st_size for file in store.files(key)), status.st_mtime)
-    except FileNotFoundError:  # another process has removed it
+    with reported("cannot read", path):
+        found = dict(changes.files_with_status(path))
+    if path not in found:  # another process has removed it
         return None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    used = found.get(path.with_suffix(".json"), found[path])
+    return Stored(key, sum(status.st_size for status in found.values()), used.st_mtime)
 
 
 def known(store: FeatureStore, key: str) -> dict[str, Any]:
@@ -172,19 +181,6 @@ def resolve(store: FeatureStore, prefix: str) -> str:
     return found[0]
 
 
-def iso(seconds: float) -> str | None:
-    """Seconds since 1970 in ISO 8601; None where no calendar has that."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (OverflowError, ValueError, OSError):
-        return None
-
-
-def printable(text: str) -> str:
-    """Names of files and words of manifests, so that they can do nothing to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 # Verify and repair
 
 
@@ -194,7 +190,7 @@ class Finding:
 
     Attributes:
         key: Whose it is.
-        status: ``damaged``, ``unsafe``, ``unreadable``, ``undescribed`` or ``leftover``.
+        status: ``damaged``, ``unsafe``, ``unreadable``, ``undescribed``, ``leftover`` or ``linked``.
         reason: What is wrong.
         done: What was done about it; empty where nothing was.
     """
@@ -251,8 +247,9 @@ def verify(store: FeatureStore, *, full: bool = False, repair: bool = False) -> 
             if (finding := _finding(store, *found)) is not None:
                 findings.append(_repaired(store, finding, found[1]) if repair else finding)
     kept = _derived(store)
-    findings += filter(None, (_derived_finding(one, full=full, repair=repair) for one in kept))
+    findings += filter(None, (_derived_finding(store, one, full=full, repair=repair) for one in kept))
     findings += _leftovers(store, repair=repair)
+    findings += _links(store)
     return Verified(len(checked), sum(one.bytes for one in checked), tuple(findings), len(kept))
 
 
@@ -268,13 +265,13 @@ def derived_sizes(store: FeatureStore) -> dict[str, tuple[int, int]]:
     return {kind: (len(taken), sum(taken)) for kind, taken in sizes.items()}
 
 
-def _derived_finding(one: derived.Kept, *, full: bool, repair: bool) -> Finding | None:
+def _derived_finding(store: FeatureStore, one: derived.Kept, *, full: bool, repair: bool) -> Finding | None:
     reason = derived.damage(one, full=full)
     if not reason:
         return None
     try:
         if repair:
-            one.path.unlink(missing_ok=True)
+            derived.remove(store.cache_dir, one)
     except OSError as error:
         return Finding(one.path.stem, "damaged", f"{reason}; cannot remove it: {error.strerror or error}")
     return Finding(one.path.stem, "damaged", reason, "removed" if repair else "")
@@ -283,9 +280,20 @@ def _derived_finding(one: derived.Kept, *, full: bool, repair: bool) -> Finding 
 def _finding(store: FeatureStore, found: Entry, seen: Look | None) -> Finding | None:
     if found.status in ("damaged", "unsafe", "unreadable"):
         return Finding(found.key, found.status, found.reason)
-    if not seen or not seen.features or not seen.seen or manifest.describes(known(store, found.key), seen.seen):
+    if not seen or not seen.features or not seen.seen or _is_described(store, found.key, seen.seen):
         return None
     return Finding(found.key, "undescribed", f"{seen.features.path} has no manifest that is about it")
+
+
+def _is_described(store: FeatureStore, key: str, seen: os.stat_result) -> bool:
+    """Whether an entry has a manifest that is about it, or about others that have taken its place since it was seen."""
+    if manifest.describes(known(store, key), seen):
+        return True
+    try:
+        with locks.unchanging(store.cache_dir):  # it may just be replaced, features and manifest one after the other
+            return manifest.describes(known(store, key), store.path(key).stat())
+    except OSError:  # it is gone, or will be found unreadable
+        return True
 
 
 def _repaired(store: FeatureStore, finding: Finding, seen: Look | None) -> Finding:
@@ -304,34 +312,92 @@ def _repaired(store: FeatureStore, finding: Finding, seen: Look | None) -> Findi
 
 
 def _leftovers(store: FeatureStore, *, repair: bool) -> Iterator[Finding]:
-    """What is left of entries that are gone, key by key; with ``repair`` also of writers that are dead."""
+    """What is left of entries that are gone, key by key; with ``repair`` also of writers that are dead.
+
+    Whether something is left over is looked at again under the lock, key by key, so that nobody waits for the others.
+    """
     folder = store.cache_dir
-    with reported("cannot clean up", folder), locks.changing(folder) if repair else locks.unchanging(folder):
-        for key, files in sorted(_orphans(store).items()):
-            names = ", ".join(str(file.relative_to(folder)) for file in files)
-            for file in files if repair else ():
-                file.unlink(missing_ok=True)
-            yield Finding(key, "leftover", f"{names} without use in {folder}", "removed" if repair else "")
-        places = [folder, folder / "prefect" / "records", folder / "prefect" / "results"]
-        places += [derived.results_folder(folder), *(place for _, place in derived.folders(folder))]
-        for place in places:
-            for file in sweep(place) if repair and place.is_dir() else ():
+    with reported("cannot clean up", folder):
+        for key in sorted(_orphans(store)):
+            with locks.changing(folder) if repair else locks.unchanging(folder):
+                files = _orphans_of(store, key)
+                for file in files if repair else ():
+                    folders.remove(folder, file)
+                if repair:
+                    changes.forget_values_folder(folder, key)
+            if files:
+                names = ", ".join(str(file.relative_to(folder)) for file in files)
+                yield Finding(key, "leftover", f"{names} without use in {folder}", "removed" if repair else "")
+        places = ["", "prefect/records", "prefect/results", derived.RESULTS]
+        places += [f"{changes.VALUES}/{key}" for key in folders.folders_in(folder, changes.VALUES)]
+        places += [str(place.relative_to(folder)) for _, place in derived.folders_of(folder)]
+        for place in places if repair else ():
+            for file in sweep(folder, place):
                 yield Finding("", "leftover", f"{file}, of a writer that was killed", "removed")
 
 
-def _orphans(store: FeatureStore) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = defaultdict(list)
-    for name in files_in(store.cache_dir):
-        if (match := _BESIDE.fullmatch(name)) and _is_orphan(store, match[1], match[2]):
-            found[match[1]].append(store.cache_dir / name)
-    for place in (store.cache_dir / "prefect" / "records", store.cache_dir / "prefect" / "results"):
-        for name in files_in(place):
-            if _KEY.fullmatch(name) and not _known(store, name):
-                found[name].append(place / name)
-    for name in files_in(store.cache_dir / "locks"):
-        key = name.removesuffix(".holder")
-        if name != key and _KEY.fullmatch(key) and not _known(store, key) and not computing(store, key):
-            found[key].append(store.cache_dir / "locks" / name)
+def _links(store: FeatureStore) -> Iterator[Finding]:
+    """Folders whose content is not looked at."""
+    for place in _PLACES:
+        try:
+            with folders.opened(store.cache_dir, place):
+                pass
+        except folders.LinkedFolderError as error:
+            yield Finding("", "linked", f"in {store.cache_dir}, {error.strerror}")
+        except OSError:  # there is none, or it was said that it cannot be read
+            continue
+
+
+def _orphans(store: FeatureStore) -> set[str]:
+    """The keys that something seems to be left over of."""
+    found = {
+        match[1] for name in _names(store) if (match := _BESIDE.fullmatch(name)) and _is_orphan(store, *match.groups())
+    }
+    for place, suffix in _NOTES.items():
+        for name in _names(store, place):
+            key = name.removesuffix(suffix)
+            if name == key + suffix and _KEY.fullmatch(key) and _is_orphan_note(store, key, place):
+                found.add(key)
+    with_values = filter(_KEY.fullmatch, folders.folders_in(store.cache_dir, changes.VALUES))
+    return found | {key for key in with_values if not _known(store, key) and changes.values(store.cache_dir, key)}
+
+
+def _orphans_of(store: FeatureStore, key: str) -> list[Path]:
+    beside = [store.cache_dir / f"{key}.{kind}" for kind in _KINDS if _is_orphan(store, key, kind)]
+    notes = [
+        store.cache_dir / place / f"{key}{suffix}"
+        for place, suffix in _NOTES.items()
+        if _is_orphan_note(store, key, place)
+    ]
+    values = [] if _known(store, key) else [file for file, _ in changes.values(store.cache_dir, key)]
+    return [file for file in (*beside, *notes, *values) if folders.is_file(store.cache_dir, file)]
+
+
+def _is_orphan_note(store: FeatureStore, key: str, place: str) -> bool:
+    if _known(store, key):
+        return False
+    return not computing(store, key) if place == "locks" else not _is_failure(store, key)
+
+
+def _is_failure(store: FeatureStore, key: str) -> bool:
+    """Whether what Prefect keeps under a key is how a task run has failed: whoever reads its state looks for that."""
+    with suppress(OSError, StoreError), folders.opened(store.cache_dir, "prefect/results") as results:
+        return read_regular(key, folder=results).startswith(b'{"error":')
+    return False
+
+
+def failures(store: FeatureStore) -> list[derived.Kept]:
+    """What Prefect keeps of task runs that have failed, or were stopped: needed by nobody for long.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    found = []
+    for place in ("prefect/records", "prefect/results"):
+        for key, status in folders.files_in(store.cache_dir, place, named=_KEY.fullmatch):
+            if not _known(store, key) and _is_failure(store, key):
+                file = store.cache_dir / place / key
+                found.append(derived.Kept("results", file, status.st_size, status.st_mtime))
     return found
 
 
@@ -342,12 +408,8 @@ def _known(store: FeatureStore, key: str) -> bool:
     return path.exists() or (noted.exists() and not _is_void(store, noted))
 
 
-def files_in(folder: Path) -> list[str]:
-    """The names of the regular files in a folder, sorted; none where there is no folder."""
-    try:
-        return sorted(one.name for one in os.scandir(folder) if one.is_file(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+def _names(store: FeatureStore, place: str = "") -> list[str]:
+    return [name for name, _ in folders.files_in(store.cache_dir, place)]
 
 
 def _is_orphan(store: FeatureStore, key: str, kind: str) -> bool:
@@ -362,11 +424,11 @@ def _is_orphan(store: FeatureStore, key: str, kind: str) -> bool:
 def _is_void(store: FeatureStore, noted: Path) -> bool:
     """Whether a list of bad images cannot be read, or is about features that are gone."""
     try:
-        if not isinstance(bounded.json_value(bounded.read(noted))["skipped"], list):
+        if not isinstance(bounded.json_value(read_regular(noted))["skipped"], list):
             return True
     except OSError:
         return False
-    except (DamagedEntryError, ValueError, LookupError, TypeError):
+    except (StoreError, ValueError, LookupError, TypeError):
         return True
     rest, key = changes.rest_of(noted), noted.name[:32]
     if rest is None or store.path(rest).exists() or store.path(key).exists():

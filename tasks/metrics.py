@@ -91,11 +91,13 @@ def measure(
 def _measured(one: Comparison, derived: Derived, device: str) -> dict[str, Any]:
     real = _reference(one.real, one.real.labels_digest, device)
     values, failures = comparisons.compare(derived, one, device=device, real=real)
-    unkept = {
-        name: to_json(replace(value, noise=None))
-        for name, value in values.items()
-        if not derived.has("values", one.keys[name])
-    }
+    unkept = {}
+    for name, value in values.items():
+        if not derived.has("values", one.keys[name]):
+            try:
+                unkept[name] = to_json(replace(value, noise=None))
+            except TypeError as error:  # it cannot be sent either; the others can
+                failures[name] = f"its value can neither be kept nor sent: {error}"
     return {key: found for key, found in (("failures", failures), ("unkept", unkept)) if found}
 
 

@@ -47,13 +47,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def _nothing_in_use() -> Iterator[None]:
-    """A process holds a file for each cache that it has used, and the tests use more than a process may open."""
+    """A process holds two files for each cache that it has used, and the tests use more than it may open."""
     yield
     from simet_cache import locks
 
-    for usage in locks._usages.values():
-        os.close(usage._handle)
-    locks._usages.clear()
+    locks.end_uses()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from simet_cache import atomic
+from simet_cache import folders
 from simet_cache.atomic import reported, size, staged, sweep, write_atomically
 from simet_cache.errors import StoreError
 
@@ -206,7 +206,7 @@ def test_sizes_as_people_read_them(count: int, text: str) -> None:
 def test_the_umask_is_read_without_changing_it() -> None:
     before = os.umask(0o027)
     try:
-        assert atomic._read_umask() == 0o027
+        assert folders._read_umask() == 0o027
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)

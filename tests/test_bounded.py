@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from xxhash import xxh3_128_hexdigest
 
-from simet_cache import bounded
 from simet_cache.archive import export, import_archive
+from simet_cache.atomic import read_regular
 from simet_cache.errors import DamagedEntryError, StoreError
 from simet_cache.listing import Fingerprint, differences
 from simet_cache.manifest import Source
@@ -182,14 +182,14 @@ for place in list(folder.iterdir()):
 def test_a_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    assert bounded.read(path, most=5) == b"12345"
+    assert read_regular(path, most=5) == b"12345"
     with pytest.raises(DamagedEntryError, match=r"expected at most 4 bytes, found 5"):
-        bounded.read(path, most=4)
+        read_regular(path, most=4)
     with pytest.raises(FileNotFoundError):
-        bounded.read(tmp_path / "missing")
+        read_regular(tmp_path / "missing")
     os.truncate(path, 1 << 40)
     with pytest.raises(DamagedEntryError):
-        bounded.read(path)
+        read_regular(path)
 
 
 def test_a_manifest_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_verify(cache: FeatureStore, call: Callable[..., Result], document: Call
 
 def test_prune(cache: FeatureStore, call: Callable[..., Result], document: Callable[..., Any]) -> None:
     found = document("prune", "--keep-latest", "1", "--dry-run")
-    assert list(found) == ["cache_dir", "dry_run", "freed", "left", "derived", "entries"]
+    assert list(found) == ["cache_dir", "dry_run", "freed", "left", "derived", "entries", "files"]
     assert [list(one) for one in found["entries"]] == [["key", "bytes", "last_used", "outcome", "reason"]] * 2
     assert [one["key"] for one in found["entries"]] == KEYS[:2]
     assert cache.keys() == KEYS

@@ -614,3 +614,13 @@ def test_flipped_bytes_are_a_value_or_damage_or_unsafe(tmp_path: Path, protocol:
             assert codec.is_feature_array(found)
             assert found.flags.writeable
     assert all(seen.values()), seen
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="before, a mapping keeps its file open")
+def test_mapped_features_hold_no_file_open(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        codec.write(np.ones((4, 3)), file)
+    before = len(os.listdir("/proc/self/fd"))
+    mapped = [codec.open_mapped(tmp_path / "a") for _ in range(50)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(one.sum() == 12 for one in mapped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import threading
 from pathlib import Path
@@ -15,8 +16,8 @@ from simet_cache import comparisons
 from simet_cache.comparisons import Comparison, Counts, Rows, compare, counts, known, opened, summarise, summary_recipes
 from simet_cache.derived import Derived, kept
 from simet_cache.errors import DamagedEntryError, MetricError
-from simet_cache.metrics import METRICS, Intervals, Summaries, evaluate, fd_unbiased, fid, resolve
-from simet_cache.metrics.metric import Noise
+from simet_cache.metrics import METRICS, Intervals, Summaries, evaluate, fd_unbiased, fid, neighbours, resolve
+from simet_cache.metrics.metric import KeptAs, Noise, Outcome, kept_as, name_on_disk
 from simet_cache.metrics.packing import pack
 from simet_cache.store import FeatureStore
 
@@ -316,17 +317,108 @@ def test_metrics_that_share_a_summary_share_the_file(store: FeatureStore, derive
     assert len(kept(derived.cache_dir)) == 3
 
 
-def test_a_raised_version_of_any_metric_that_shares_a_summary_changes_its_key(
+def summary_keys(store: FeatureStore) -> dict[str, str]:
+    recipes = summary_recipes(rows(store, 0).features, "real", resolve(["fid", "density"]))
+    return {summary: recipe.key for summary, recipe in recipes.items()}
+
+
+def test_a_raised_version_of_a_summariser_changes_its_keys_alone(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def keys() -> dict[str, str]:
-        recipes = summary_recipes(rows(store, 0).features, "real", resolve(["fid", "density"]))
-        return {summary: recipe.key for summary, recipe in recipes.items()}
+    before = summary_keys(store)
+    monkeypatch.setattr(neighbours.radii, "kept_as", KeptAs("radii", 99))
+    assert [summary for summary, key in summary_keys(store).items() if key != before[summary]] == ["radii(k=5)"]
 
-    before = keys()
+
+def test_summaries_are_no_concern_of_the_metrics_that_share_them(
+    store: FeatureStore, derived: Derived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = summary_keys(store)
+    summarise(derived, rows(store, 0), "real", {"density": {}}, device="cpu")
     monkeypatch.setitem(METRICS, "authenticity", dataclasses.replace(METRICS["authenticity"], version=99))
-    changed = [summary for summary, key in keys().items() if key != before[summary]]
-    assert changed == ["simet_cache.metrics.neighbours.radii(k=5)"]
+    monkeypatch.setitem(METRICS, "another", METRICS["density"])
+    assert summary_keys(store) == before
+    monkeypatch.setattr("simet_cache.metrics.summaries.summaries_of", refuse)
+    summarise(derived, rows(store, 0), "real", {"another": {}}, device="cpu")
+
+
+def test_names_of_summaries_are_given_for_good(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = {metric.summarise for metric in METRICS.values() if metric.summarise is not None}
+    names = [name_on_disk(function) for function in functions]
+    assert None not in names
+    assert len({kept.name for kept in names if kept}) == len(functions)
+    digest = dataclasses.replace(rows(store, 0).features, digest="0" * 32)
+    keys = {summary: recipe.key for summary, recipe in summary_recipes(digest, "real", resolve(["density"])).items()}
+    monkeypatch.setattr(neighbours.radii, "__module__", "moved.elsewhere")
+    moved = summary_recipes(digest, "real", resolve(["density"]))
+    assert {summary: recipe.key for summary, recipe in moved.items()} == keys
+    assert keys == {"radii(k=5)": "7a1edafe72558aa1929cfccc2b309562"}
+
+
+# Metrics of other people
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown:
+    """A summary that no file can hold."""
+
+    rows: int
+
+
+def count_rows(features: Any) -> Unknown:
+    return Unknown(len(features))
+
+
+@kept_as("rows", version=1)
+def count_rows_by_name(features: Any) -> Unknown:
+    return Unknown(len(features))
+
+
+def unknown_value(**_: Any) -> Outcome:
+    return Outcome(1.0, details={"odd": Unknown(3)})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["without a name", "with a name"])
+def test_a_summary_of_an_unknown_kind_costs_nothing_but_its_own_keeping(
+    store: FeatureStore,
+    derived: Derived,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    named: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    function = count_rows_by_name if named else count_rows
+    counted = dataclasses.replace(
+        METRICS["fid"],
+        summarise=function,
+        join=None,
+        noise=None,
+        compare=lambda *, real, synth: Outcome(real.summary.rows / synth.summary.rows),
+    )
+    asked = pair(store, {"fid": {}, "counted": {}, "density": {}}, intervals=Intervals())
+    with monkeypatch.context() as patch:
+        patch.setitem(METRICS, "counted", counted)
+        for _ in range(2):
+            values, failures = compare(Derived(derived.cache_dir), asked, device="cpu")
+            assert (list(values), failures, values["counted"].value) == (["fid", "counted", "density"], {}, 1.0)
+    alone, _ = compare(Derived(derived.cache_dir), pair(store, {"fid": {}}, intervals=Intervals()), device="cpu")
+    assert values["fid"] == alone["fid"]
+    assert ("cannot keep" if named else "not kept, because they have no name on the disk") in caplog.text
+    recipes = summary_recipes(asked.real.features, "real", resolve({"fid": {}, "density": {}}))
+    assert all(derived.has("summaries", recipe.key) for recipe in recipes.values())
+
+
+def test_a_value_of_an_unknown_kind_costs_nothing_but_its_own_keeping(
+    store: FeatureStore, derived: Derived, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = dataclasses.replace(METRICS["vendi"], summarise=None, sides=(), noise=None, compare=unknown_value)
+    monkeypatch.setitem(METRICS, "odd", odd)
+    asked = pair(store, {"odd": {}, "fid": {}})
+    values, failures = compare(derived, asked, device="cpu")
+    assert (list(values), failures) == (["odd", "fid"], {})
+    assert list(known(derived, asked)) == ["fid"]
+    assert "cannot keep" in caplog.text
+    assert "MetricValue" in caplog.text
 
 
 def test_a_gaussian_of_few_rows_is_made_again(store: FeatureStore, derived: Derived) -> None:

@@ -594,7 +594,7 @@ KINDS = "expected a mapping with one of the keys path, glob, torchvision, digits
         ("{path: samples/20k, clases: true}", "datasets.1.clases: unknown key. Did you mean 'classes'?"),
         (
             "{path: samples/20k, root: x}",
-            "datasets.1.root: unknown key. Known here: name, step, parts, subset, path, classes",
+            "datasets.1.root: unknown key. Known here: name, step, parts, subset, path, classes, bit_depth",
         ),
         ("{path: samples/20k, classes: 5}", "datasets.1.classes: expected true or false, found 5"),
         ("{path: samples/20k, name: 5}", "datasets.1.name: expected text, found 5"),
@@ -717,7 +717,7 @@ def test_an_empty_dataset_is_no_reason_to_stop_the_others(load: Load) -> None:
         ("a: 1\n\tb: 1", "c.yaml:2: no valid YAML: found character '\\t' that cannot start any token"),
         ("a: !foo x", "c.yaml:1: no valid YAML: could not determine a constructor for the tag '!foo'"),
         ("a: *b", "c.yaml:1: no valid YAML: found undefined alias 'b'"),
-        ("a: 2001-99-99", "c.yaml: no valid YAML: month must be in 1..12"),
+        ("a: 2001-99-99", "c.yaml:1: no valid YAML: '2001-99-99' is no timestamp: month must be in 1..12"),
         ("a: \0", "c.yaml: no valid YAML: unacceptable character #x0000: special characters are not allowed"),
         (GOOD + "---\na: 1", "c.yaml:4: no valid YAML: but found another document"),
         (
@@ -862,7 +862,10 @@ def test_a_mapping_without_a_value_can_be_filled(load: Load) -> None:
         ("=3", "--set =3: expected key=value, like restraints.fid.upper_bound=40"),
         ("a=[", "--set a=[: the value is no valid YAML: expected the node content, but found '<stream end>'"),
         ("a=*x", "--set a=*x: the value is no valid YAML: found undefined alias 'x'"),
-        ("a=2001-99-99", "--set a=2001-99-99: the value is no valid YAML: month must be in 1..12"),
+        (
+            "a=2001-99-99",
+            "--set a=2001-99-99: the value is no valid YAML: '2001-99-99' is no timestamp: month must be in 1..12",
+        ),
         ("a={b: 1, b: 2}", "--set a={b: 1, b: 2}: b: this key stands twice"),
         ("metrics={3: {}}", "--set metrics={3: {}}: 3: expected text as a key; put it in quotes"),
         ("restraints=", "--set restraints: restraints: expected a mapping, found nothing"),
@@ -912,3 +915,38 @@ def test_without_yaml_a_configuration_is_checked_all_the_same(project: Path) -> 
     assert names(config) == ["10k", "20k"]
     with pytest.raises(ValueError, match="split: torchvision's CIFAR10 has train and test"):
         TorchvisionConfig(torchvision="CIFAR10", root=os.curdir, split="val")
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("!!bool zzz", "'zzz' is no bool"),
+        ("!!int ''", "'' is no int"),
+        ("!!float ''", "'' is no float"),
+        ("!!timestamp zzz", "'zzz' is no timestamp"),
+        ("!!int " + "9" * 100_000, f"'{'9' * 199}... (100002 characters) is no int"),
+        ("9" * 4000, f"'{'9' * 199}... (4002 characters) is too large a number"),
+        ("0x" + "f" * 100_000, f"'0x{'f' * 197}... (100004 characters) is too large a number"),
+        ("1" + ":1" * 1000, f"'{'1:' * 99}1... (2003 characters) is too large a number"),
+    ],
+)
+def test_a_value_that_is_not_what_its_tag_says(load: Load, value: str, line: str) -> None:
+    assert refused(load, f"{GOOD}\nkeep_runs: {value}\n") == [
+        f"c.yaml:{len(GOOD.splitlines()) + 2}: no valid YAML: {line}"
+    ]
+    (said,) = refused(load, GOOD, f"keep_runs={value}")
+    assert said.endswith(f"the value is no valid YAML: {line}"[-150:])
+
+
+def test_many_problems_and_long_values_make_no_book(load: Load) -> None:
+    found = refused(load, "reference: {path: samples/10k}\ndatasets:\n" + "- {pth: 1}\n" * 20_000)
+    assert len(found) == 21
+    assert found[-1] == "and 19980 more problems"
+    (line,) = refused(load, f"{GOOD}\nkeep_runs: {'x' * 100_000}\n")
+    assert len(line) < 400
+    assert line.endswith("(100002 characters)")
+    (line,) = refused(load, f"{GOOD}\n{'x' * 100_000}: 1\n")
+    assert len(line) <= 2000
+    assert len(str(ConfigError(["x" * 10_000] * 1000))) < 50_000
+    twice = ConfigError(ConfigError(["x"] * 1000).problems)
+    assert twice.problems[-1] == "and 980 more problems", "also when it has travelled from process to process"

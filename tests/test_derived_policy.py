@@ -14,9 +14,11 @@ from prefect.cache_policies import INPUTS
 
 from simet_cache import comparisons
 from simet_cache.comparisons import Comparison, Rows, compare, summarise, summary_recipes
-from simet_cache.derived import Derived
+from simet_cache.derived import Derived, results_folder
 from simet_cache.derived_policy import DerivedCachePolicy
-from simet_cache.metrics import METRICS, resolve
+from simet_cache.metrics import METRICS, neighbours, resolve
+from simet_cache.metrics.metric import KeptAs
+from simet_cache.records import private_folder
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import verify
 
@@ -133,7 +135,8 @@ def test_what_failed_is_tried_again_and_its_result_is_not_believed_later(
         compare(Derived(store.cache_dir), one, device="cpu")
     state = measure(asked)
     assert (state.name, state.result(), measure.ran) == ("Cached", {}, [])
-    (result,) = (store.cache_dir / "prefect" / "derived").iterdir()
+    assert not (store.cache_dir / "prefect").exists()
+    (result,) = private_folder(results_folder(store.cache_dir)).iterdir()
     assert json.loads(result.read_bytes()) == {"value": {}}
 
 
@@ -156,11 +159,13 @@ def test_summaries(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None
     assert names == ["Completed", "Cached"]
     assert prepare(real, "synth", asked, return_state=True).name == "Completed"  # another k, and vendi
     recipes = summary_recipes(real.features, "real", resolve(asked))
-    assert [key.split("(")[0].split(".", 2)[2] for key in recipes] == ["neighbours.radii", "fid.summarise"]
+    assert list(recipes) == ["radii(k=3)", "gaussian()"]
     Derived(store.cache_dir).path("summaries", next(iter(recipes.values())).key).unlink()
     assert prepare(real, "real", asked, return_state=True).name == "Completed"
     monkeypatch.setitem(METRICS, "coverage", dataclasses.replace(METRICS["coverage"], version=99))
-    assert prepare(real, "real", asked, return_state=True).name == "Completed"  # coverage shares the radii
+    assert prepare(real, "real", asked, return_state=True).name == "Cached"  # coverage shares the radii
+    monkeypatch.setattr(neighbours.radii, "kept_as", KeptAs("radii", 99))
+    assert prepare(real, "real", asked, return_state=True).name == "Completed"
 
 
 def test_summaries_that_are_not_worth_keeping_are_cached_all_the_same(store: FeatureStore) -> None:

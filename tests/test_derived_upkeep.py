@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simet_cache import cli
+from simet_cache import cli, locks
 from simet_cache.comparisons import Comparison, Rows, compare
 from simet_cache.derived import Derived, Kept, kept, results, results_folder
 from simet_cache.prune import Limits, prune
@@ -47,11 +47,6 @@ def call(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def names(store: FeatureStore) -> list[str]:
     return [one.kind for one in kept(store.cache_dir)]
-
-
-def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in another process: here the features are in use."""
-    monkeypatch.setattr("simet_cache.locks.in_use", lambda folder: set())
 
 
 # ls
@@ -120,16 +115,16 @@ def test_what_dead_writers_left_is_swept(store: FeatureStore) -> None:
 # prune
 
 
-def test_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    free(monkeypatch)
+def test_by_age(store: FeatureStore) -> None:
+    locks.end_uses()  # as in another process: here the features are in use
     done = prune(store, Limits(older_than=99.5), now=3101)
     assert ([one.key for one in done.entries], done.derived) == (KEYS, 2)
     assert names(store) == ["values"]
     assert done.left == kept(store.cache_dir)[0].bytes
 
 
-def test_by_size_least_recently_used_first(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    free(monkeypatch)
+def test_by_size_least_recently_used_first(store: FeatureStore) -> None:
+    locks.end_uses()  # as in another process: here the features are in use
     there = kept(store.cache_dir)
     total = prune(store, Limits(max_size=1 << 40)).left
     taken = sum(file.stat().st_size for key in KEYS for file in store.files(key))
@@ -151,10 +146,8 @@ def test_what_is_derived_goes_first_where_it_was_used_first(store: FeatureStore)
     assert names(store) == ["summaries", "values"]
 
 
-def test_the_latest_entries_are_counted_without_what_is_derived(
-    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free(monkeypatch)
+def test_the_latest_entries_are_counted_without_what_is_derived(store: FeatureStore) -> None:
+    locks.end_uses()  # as in another process: here the features are in use
     done = prune(store, Limits(keep_latest=1))
     assert ([one.key for one in done.entries], done.derived) == (KEYS[:1], 0)
     assert len(kept(store.cache_dir)) == 3
@@ -186,10 +179,10 @@ def test_prefects_results_go_by_age_and_are_not_counted(store: FeatureStore) -> 
 def test_what_cannot_be_removed_is_told(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(path: Path, **_: Any) -> None:
+    def refuse(path: str, **_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
     done = prune(store, Limits(older_than=1.0), now=9999)
     assert done.derived == 0
     assert "cannot remove" in caplog.text

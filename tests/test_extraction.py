@@ -35,10 +35,11 @@ from simet_cache.errors import (
     SimetCacheError,
     StoppedError,
 )
-from simet_cache.extraction import Batch, extract, extract_to_store, in_key_order
+from simet_cache.extraction import extract, extract_to_store, in_key_order
 from simet_cache.extractors import Extractor, make_extractor
 from simet_cache.fingerprint import fingerprint
 from simet_cache.key import feature_key
+from simet_cache.loading import Chunk
 from simet_cache.store import FeatureSet, FeatureStore
 
 SUFFIX = "tiny"
@@ -234,6 +235,19 @@ def test_what_the_cpu_sees_at_once_is_small_and_keeps_its_order(store: FeatureSt
     assert [shape[0] for shape in built[0].shown] == [8, 8, 4]
 
 
+def test_a_model_that_resizes_sees_few_small_images_at_once(
+    store: FeatureStore, built: list[Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To it they are as large as any."""
+    build = extraction.make_extractor(config()).build
+    large = Extractor(SUFFIX, Reads(), build, resizes_to=299 * 299)
+    monkeypatch.setattr(extraction, "make_extractor", lambda config: large)
+    run(store, Items([torch.zeros(3, 8, 8)] * 20), config=config(batch_size=16))
+    assert [shape[0] for shape in built[0].shown] == [8, 8, 4]
+    assert make_extractor(ExtractorConfig()).resizes_to == 299 * 299
+    assert make_extractor(ExtractorConfig(name="resnet18")).resizes_to is None
+
+
 def test_small_images_go_in_batches_as_large_as_the_loaders(store: FeatureStore, built: list[Tiny]) -> None:
     run(store, Items([torch.zeros(3, 8, 8)] * 20), config=config(batch_size=16))
     assert [shape[0] for shape in built[0].shown] == [16, 4]
@@ -304,8 +318,7 @@ def test_a_device_that_is_not_there(store: FeatureStore, name: str) -> None:
     assert len(message.splitlines()) == 1
 
 
-def test_batches_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loader pins what has ``pin_memory``, and leaves all else as it is."""
+def test_chunks_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[torch.Size] = []
 
     def pin_memory(self: torch.Tensor) -> torch.Tensor:
@@ -314,15 +327,14 @@ def test_batches_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     error = ImageReadError("x", "y")
-    assert Batch(torch.zeros(2, 3, 4, 4), [(1, error)]).pin_memory().bad == [(1, error)]
-    assert len(Batch([torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], []).pin_memory().images) == 2
+    assert Chunk(torch.zeros(2, 3, 4, 4), [(1, error)]).pin_memory().bad == [(1, error)]
+    assert len(Chunk([torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], []).pin_memory().images) == 2
     assert pinned == [(2, 3, 4, 4), (3, 4, 4), (3, 5, 5)]
 
 
 def test_workers_are_for_what_the_model_leaves_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def workers(images: int, device: str, **options: Any) -> int:
-        dataset = Items([None] * images)
-        return extraction._loader(dataset, config(**options), device).num_workers
+        return extraction._workers(config(**options), images, device)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))  # of a machine that may have more
     assert workers(100_000, "cpu") == 0
@@ -330,7 +342,6 @@ def test_workers_are_for_what_the_model_leaves_idle(monkeypatch: pytest.MonkeyPa
     assert workers(100, "cuda") == 0
     assert workers(100, "cpu", workers=2) == 2
     assert workers(100_000, "cuda", workers=0) == 0
-    assert extraction._loader(Items([]), config(), "cuda:0").pin_memory is True
 
 
 def test_the_device_is_the_one_that_was_taken(

@@ -22,7 +22,7 @@ from simet_cache import locks
 from simet_cache.store import FeatureStore
 
 ROOT = Path(__file__).resolve().parents[1]
-KEY, OTHER = "0" * 32, "1" * 32
+KEY, OTHER, THIRD = "0" * 32, "1" * 32, "2" * 32
 FEATURES = np.ones((4, 3), np.float32)
 
 
@@ -60,13 +60,9 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def users(folder: Path) -> list[Path]:
-    return list((folder / "locks" / "users").glob("*"))
-
-
 def in_use(folder: Path) -> set[str]:
-    with locks.changing(folder):
-        return locks.in_use(folder)
+    """Of the keys that these tests use."""
+    return {key for key in (KEY, OTHER, THIRD) if locks.is_used(folder, key)}
 
 
 def started(work: str, folder: Path) -> tuple[threading.Thread, threading.Event]:
@@ -218,14 +214,17 @@ def test_threads_change_entries_one_after_the_other(tmp_path: Path) -> None:
     assert done.is_set()
 
 
-def test_nobody_starts_to_use_an_entry_while_entries_change(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        with locks.changing(tmp_path):
+def test_nobody_starts_to_use_an_entry_while_it_is_removed(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        with locks.unused(tmp_path, KEY) as free:
+            assert free
             future = pool.submit(locks.use, tmp_path, KEY)
-            assert not locks.in_use(tmp_path)
+            pool.submit(locks.use, tmp_path, OTHER).result()  # another one is used at once
             assert not future.done()
         future.result()
-    assert in_use(tmp_path) == {KEY}
+    assert in_use(tmp_path) == {KEY, OTHER}
+    with locks.unused(tmp_path, KEY) as free:
+        assert not free
 
 
 def test_where_there_is_no_lock_one_may_look(tmp_path: Path) -> None:
@@ -245,13 +244,10 @@ def test_what_is_used_is_in_use_while_its_user_lives(tmp_path: Path) -> None:
     assert in_use(tmp_path) == set()
     with another(USES, tmp_path, KEY) as first, another(USES, tmp_path, KEY, OTHER) as second:
         assert in_use(tmp_path) == {KEY, OTHER}
-        assert len(users(tmp_path)) == 2
         end(second)
         assert in_use(tmp_path) == {KEY}
-        assert len(users(tmp_path)) == 1, "what the dead one noted is gone"
         end(first)
         assert in_use(tmp_path) == set()
-        assert users(tmp_path) == []
 
 
 def test_this_process_is_one_of_them(tmp_path: Path) -> None:
@@ -259,8 +255,6 @@ def test_this_process_is_one_of_them(tmp_path: Path) -> None:
         locks.use(tmp_path, KEY)
     locks.use(tmp_path, OTHER)
     assert in_use(tmp_path) == {KEY, OTHER}
-    (file,) = users(tmp_path)
-    assert file.read_text() == f"{KEY}\n{OTHER}\n"
     assert in_use(tmp_path / "locks") == set(), "another folder"
 
 
@@ -268,17 +262,19 @@ def test_a_forked_child_uses_for_itself(tmp_path: Path) -> None:
     locks.use(tmp_path, KEY)
     use = "locks.use(Path(sys.argv[1]), sys.argv[{}])"
     forks = f"import os\n{use.format(2)}\nif os.fork(): os._exit(0)\n{use.format(3)}"
-    with another(forks, tmp_path, OTHER, "2" * 32) as parent:
+    with another(forks, tmp_path, OTHER, THIRD) as parent:
         parent.wait()
-        assert in_use(tmp_path) >= {KEY, "2" * 32}
+        assert in_use(tmp_path) >= {KEY, THIRD}
 
 
-def test_threads_note_what_they_use_in_one_file(tmp_path: Path) -> None:
-    keys = [f"{number:032x}" for number in range(100)]
+def test_threads_use_many_entries_with_two_open_files(tmp_path: Path) -> None:
+    keys = [f"{number:08x}" * 4 for number in range(2000)]
+    before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: locks.use(tmp_path, key), keys * 4))
-    (file,) = users(tmp_path)
-    assert sorted(file.read_text().split()) == keys
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert all(locks.is_used(tmp_path, key) for key in keys)
+    assert not locks.is_used(tmp_path, "f" * 32)
 
 
 def test_what_a_thread_of_this_process_computes_is_not_removed(tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ import pytest
 import torch
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import TaskRunContext
+from prefect.results import ResultStore
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
@@ -65,6 +69,14 @@ def make_task(cache_dir: Path, extractor: Extractor, **options: Any) -> Any:
         return extractor(loader)
 
     return extract
+
+
+def context_of(extract: Any) -> Any:
+    """As Prefect makes it for a run of a task, before it asks for the key."""
+    run = TaskRun.model_construct(name="run")
+    return TaskRunContext(
+        task=extract, task_run=run, parameters={}, result_store=ResultStore(), client=get_client(sync_client=True)
+    )
 
 
 def test_the_key_is_exactly_the_documented_one() -> None:
@@ -259,7 +271,8 @@ def test_a_users_own_task_with_the_policy_alone(tmp_path: Path) -> None:
     assert [state.name for state in states] == ["Completed", "Cached"]
     assert [state.result() for state in states] == [10, 10]
     key = feature_key(DATA, suffix="mine", batch_size=4)
-    assert (tmp_path / "prefect" / "results" / key).exists()  # with no result_storage asked for
+    kept = {file.suffix for file in (tmp_path / "prefect" / "values" / key).iterdir()}
+    assert kept == {".record", ".result"}  # with no result_storage asked for
     (tmp_path / f"{key}.pkl").unlink()
     assert own(loader(), "mine", return_state=True).name == "Completed"
     assert len(calls) == 2
@@ -441,16 +454,11 @@ def test_hits_in_a_folder_that_is_only_to_be_read(
 
 def test_what_was_found_to_exist_can_be_read(tmp_path: Path) -> None:
     """Between Prefect's two questions another process may remove the entry."""
-    policy = FeatureCachePolicy(tmp_path)
     extract = make_task(tmp_path, Extractor())
     handle = extract(loader())
-
-    class Context:
-        class result_store:  # noqa: N801
-            pass
-
-    policy.compute_key(Context, {"loader": loader(), "suffix": "pixels"}, {})  # type: ignore[arg-type]
-    records, results = Context.result_store.metadata_storage, Context.result_store.result_storage
+    run = context_of(extract)
+    extract.cache_policy.compute_key(run, {"loader": loader()}, {})
+    records, results = run.result_store.metadata_storage, run.result_store.result_storage
     record = records.read_path(handle.key)
     Path(handle.path).unlink()
     shutil.rmtree(tmp_path / "prefect")
@@ -459,11 +467,11 @@ def test_what_was_found_to_exist_can_be_read(tmp_path: Path) -> None:
 
 
 def test_rows_are_expected_by_each_run_for_itself(tmp_path: Path) -> None:
-    policy = FeatureCachePolicy(tmp_path)
-    make_task(tmp_path, Extractor())(loader())
-    contexts = [type("Context", (), {"result_store": type("Store", (), {})}) for _ in range(2)]
+    extract = make_task(tmp_path, Extractor())
+    extract(loader())
+    contexts = [context_of(extract) for _ in range(2)]
     for context, one in zip(contexts, (loader(drop_last=True), loader()), strict=True):
-        policy.compute_key(context, {"loader": one, "suffix": "pixels"}, {})  # type: ignore[arg-type]
+        extract.cache_policy.compute_key(context, {"loader": one}, {})
     key = feature_key(DATA, suffix="pixels", batch_size=4)
     with pytest.raises(FileNotFoundError):
         contexts[0].result_store.metadata_storage.read_path(key)

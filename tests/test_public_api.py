@@ -11,6 +11,7 @@ import simet_cache
 from simet_cache import errors
 
 PUBLIC = {
+    "BitDepthError",
     "ConfigError",
     "DamagedEntryError",
     "DamagedShardError",
@@ -19,12 +20,15 @@ PUBLIC = {
     "ExtractorError",
     "FeatureCachePolicy",
     "FeatureCacheService",
+    "FeatureRequest",
     "FeatureSet",
     "FeatureStore",
     "FeaturesError",
     "ImageReadError",
+    "InfrastructureError",
     "KeyInputError",
     "MetricError",
+    "MissingEntryError",
     "RemoteError",
     "SimetCacheError",
     "StaleEntryError",
@@ -32,6 +36,8 @@ PUBLIC = {
     "StoreError",
     "UnsafePickleError",
     "WeightsError",
+    "WorkersError",
+    "current_request",
     "feature_key",
     "feature_task",
     "load_config",

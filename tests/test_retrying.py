@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
 
 from simet_cache import errors
 from simet_cache.atomic import reported
 from simet_cache.datasets.folder import FolderDataset
 from simet_cache.datasets.images import decode_image, read_image
 from simet_cache.errors import ImageReadError
-from simet_cache.extraction import _collate, _Readable
 from simet_cache.extractors import weights
+from simet_cache.loading import chunks
 from simet_cache.retrying import can_pass
 
 
@@ -197,22 +198,21 @@ class Weightless(Dataset[Any]):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("number", "expected"), [(errno.EIO, True), (errno.ENOENT, False)])
 def test_datasets_of_others(workers: int, number: int, expected: bool) -> None:
-    loader = DataLoader(_Readable(Weightless(number)), batch_size=1, num_workers=workers, collate_fn=_collate)
-    (batch,) = list(loader)
-    assert [can_pass(error) for _, error in batch.bad] == [expected]
+    (chunk,) = chunks(Weightless(number), batch_size=1, room=1, workers=workers)
+    assert [can_pass(error) for _, error in chunk.bad] == [expected]
 
 
 @pytest.mark.parametrize("kind", [FolderDataset, lambda root: ImageFolder(str(root))], ids=["ours", "torchvision's"])
 def test_folders_raise_what_their_files_raise(image: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
-    dataset, real = _Readable(kind(image.parent.parent)), builtins.open
-    assert not isinstance(dataset[0][1], ImageReadError)
+    dataset, real = kind(image.parent.parent), builtins.open
+    dataset.transform = pil_to_tensor
+    assert not next(chunks(dataset, batch_size=1, room=1)).bad
 
     def fail(name: Any, *rest: Any, **options: Any) -> Any:
         return Stumbles(image.read_bytes(), 5000) if str(name) == str(image) else real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "open", fail)
-    _, error = dataset[0]
-    assert isinstance(error, ImageReadError)
+    ((_, error),) = next(chunks(dataset, batch_size=1, room=1)).bad
     assert can_pass(error)
 
 
@@ -225,11 +225,14 @@ def test_folders_raise_what_their_files_raise(image: Path, monkeypatch: pytest.M
     ],
     ids=["network", "gone", "another file"],
 )
-def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: bool) -> None:
+def test_weights_that_cannot_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: bool
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise cause
 
-    monkeypatch.setattr(weights, "load_state_dict_from_url", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "download_url_to_file", fail)
     with pytest.raises(errors.WeightsError) as caught:
-        weights.download("https://example.org/weights.pth")
+        weights.fetch("https://example.org/weights.pth")
     assert can_pass(caught.value) is expected

@@ -232,9 +232,7 @@ def test_the_whole_is_that_of_one_extraction(data: st.DataObject) -> None:
         found = assemble(sharded, whole, parts, size=size)
         same(sharded, once, found, expected)
         assert np.array_equal(found.load(copy=True), expected.load())
-        for usage in locks._usages.values():
-            os.close(usage._handle)
-        locks._usages.clear()
+        locks.end_uses()
 
 
 def pictures(root: Path, count: int = 10) -> Path:
@@ -351,7 +349,7 @@ def alike(tmp_path: Path) -> Planned:
 
 def notes(store: FeatureStore) -> set[str]:
     """The keys about which anything is noted: bad images, and who computed them."""
-    found = [*store.cache_dir.glob("*.skipped.json"), *store.cache_dir.glob("locks/*.holder")]
+    found = [*store.cache_dir.glob("*.skipped.json"), *store.cache_dir.glob(f"locks/{'?' * 32}.holder")]
     return {path.name[:32] for path in found}
 
 

@@ -766,18 +766,3 @@ def test_mapped_features_are_features(tmp_path: Path) -> None:
     mapped = np.memmap(tmp_path / "rows", dtype=np.float32, mode="w+", shape=(4, 3))
     mapped[:] = 1
     assert FeatureStore(tmp_path / "cache").put(KEY, mapped).load().tolist() == [[1.0] * 3] * 4
-
-
-def test_notes_of_dead_users_are_swept_by_the_next_writer(features: FeatureStore) -> None:
-    script = f"""
-from simet_cache.store import FeatureStore
-FeatureStore({str(features.cache_dir)!r}).find({KEY!r})
-"""
-    root = Path(__file__).resolve().parents[1]
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
-    users = features.cache_dir / "locks" / "users"
-    assert len(list(users.iterdir())) == 2
-    features.find(KEY)
-    features.put(KEY, FEATURES)
-    assert len(list(users.iterdir())) == 1

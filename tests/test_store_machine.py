@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from simet_cache import codec, locks, manifest
 from simet_cache import store as store_module
 from simet_cache.atomic import sweep
-from simet_cache.errors import DamagedEntryError, StaleEntryError
+from simet_cache.errors import DamagedEntryError, MissingEntryError, StaleEntryError
 from simet_cache.featureset import FeatureSet
 from simet_cache.listing import Fingerprint
 from simet_cache.manifest import Source
@@ -223,7 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.used.add(handle.key)
         try:
             loaded = handle.load(copy=copy)
-        except (DamagedEntryError, FileNotFoundError):
+        except (DamagedEntryError, MissingEntryError):
             known = self.model.get(handle.key)
             assert known is None or known.damaged or known.array is not array or not Path(handle.path).exists()
         else:
@@ -394,9 +394,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open_stores()
 
     def _end_process(self) -> None:
-        usage = locks._usages.pop((os.getpid(), self.folder), None)
-        if usage is not None:
-            os.close(usage._handle)
+        locks.end_uses()
         store_module._VERIFIED.clear()
         store_module._SWEPT.clear()
         self.used.clear()

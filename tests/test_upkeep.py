@@ -179,8 +179,7 @@ def test_repair_does_not_count_as_use(store: FeatureStore) -> None:
     """A run that verifies and then prunes must be able to remove what it has adopted."""
     store.path(KEY).write_bytes(pickle.dumps(FEATURES))
     verify(store, full=True, repair=True)
-    with locks.changing(store.cache_dir):
-        assert locks.in_use(store.cache_dir) == set()
+    assert not locks.is_used(store.cache_dir, KEY)
 
 
 def test_only_a_full_check_sees_a_flipped_bit(store: FeatureStore) -> None:
@@ -221,6 +220,36 @@ def test_what_was_replaced_since_the_look_is_not_described(
     verify(store, repair=True)
     assert store.manifest(KEY)["features"]["shape"] == [2, 3]
     assert "adopted" not in store.manifest(KEY)
+
+
+def test_what_is_being_replaced_is_not_called_undescribed(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features that are looked at are gone by the time that their manifest is read."""
+    put(store)
+    original = FeatureStore.look
+
+    def replaced(self: FeatureStore, key: str, **options: Any) -> Any:
+        seen = original(self, key, **options)
+        store.put(KEY, FEATURES[:2])
+        return seen
+
+    monkeypatch.setattr(FeatureStore, "look", replaced)
+    assert verify(store).findings == ()
+    assert verify(store, repair=True).findings == ()
+
+
+def test_what_is_removed_while_it_is_verified_is_no_finding(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+    original = upkeep.known
+
+    def removed(store: FeatureStore, key: str) -> Any:
+        for file in store.files(key):
+            file.unlink()
+        return original(store, key)
+
+    monkeypatch.setattr(upkeep, "known", removed)
+    assert verify(store).findings == ()
 
 
 def test_the_manifest_of_a_writer_that_was_killed_is_put_in_place(store: FeatureStore) -> None:
@@ -344,11 +373,37 @@ def test_what_dead_writers_left_is_swept(store: FeatureStore) -> None:
 
 
 def test_who_computes_keeps_its_holder(store: FeatureStore) -> None:
+    holder = store.cache_dir / "locks" / f"{KEY}.holder"
     with store.lock(KEY):
+        note = holder.read_bytes()
         assert verify(store, repair=True).findings == ()
-        assert (store.cache_dir / "locks" / f"{KEY}.holder").exists()
+        assert holder.exists()
+    assert not holder.exists()
+    holder.write_bytes(note)  # as one that is killed leaves it
     assert [one.status for one in verify(store, repair=True).findings] == ["leftover"]
-    assert not (store.cache_dir / "locks" / f"{KEY}.holder").exists()
+    assert not holder.exists()
+
+
+def test_how_a_task_has_failed_is_no_leftover_and_goes_by_age(store: FeatureStore) -> None:
+    """Prefect keeps it under a name of its own, also of one that SIGTERM has stopped, for whoever reads its state."""
+    from simet_cache.records import FeatureResultSerializer, keep
+
+    folder = store.cache_dir / "prefect"
+    for key, result in ((KEY, ValueError("stopped")), (OTHER, 5)):
+        keep(folder / "results" / key, FeatureResultSerializer().dumps(result))
+        keep(folder / "records" / key, b"{}")
+    files = [folder / kind / KEY for kind in ("records", "results")]
+    assert {one.key for one in verify(store, repair=True).findings} == {OTHER}
+    assert [file.exists() for file in files] == [True, True]
+    assert prune(store, Limits(older_than=100)).files == ()
+    assert set(prune(store, Limits(older_than=100), now=time.time() + 1000).files) == set(files)
+    assert [file.exists() for file in files] == [False, False]
+
+
+def test_a_computation_that_is_stopped_leaves_nothing_to_complain_about(store: FeatureStore) -> None:
+    with pytest.raises(KeyboardInterrupt), store.lock(KEY):
+        raise KeyboardInterrupt
+    assert verify(store).findings == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -415,10 +470,9 @@ def test_prune_does_what_a_model_says(
     limits = Limits(max_size, older_than, keep_latest)
     uses, _, busy = [list(column) for column in zip(*there, strict=True)] or ([], [], [])
     gone = {KEYS[n] for n in model(uses, [sizes[key] for key in KEYS[: len(there)]], busy, limits, 5000)}
-    usage = locks._Usage(store.cache_dir)
     for key, used in zip(KEYS, busy, strict=False):
         if used:
-            usage.add(key)
+            locks.use(store.cache_dir, key)
     try:
         for dry_run in (True, False):
             done = prune(store, limits, dry_run=dry_run, now=5000)
@@ -428,7 +482,7 @@ def test_prune_does_what_a_model_says(
             assert done.left == sum(sizes.values()) - done.freed
         assert set(store.keys()) == sizes.keys() - gone
     finally:
-        os.close(usage._handle)
+        locks.end_uses()
 
 
 @pytest.fixture
@@ -566,10 +620,6 @@ def test_durations(seconds: float, text: str) -> None:
     from simet_cache.prune import duration
 
     assert duration(seconds) == text
-
-
-def test_words_of_others_do_nothing_to_a_terminal() -> None:
-    assert upkeep.printable("é 日 \x1b[31m\n\x00\u202e\ud800") == r"é 日 \x1b[31m\n\x00\u202e\ud800"
 
 
 # Nearest

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -19,6 +19,9 @@ from simet_cache.datasets import torchvision_sets
 from simet_cache.datasets.digits import PARTS
 from simet_cache.datasets.folder import has_images
 from simet_cache.errors import DatasetError
+
+# How many bits count of images that are stored with more than 8 for each pixel: see datasets/bit_depth.py.
+BitDepths = Literal["auto", 8, 12, 16]
 
 
 class SubsetConfig(Model):
@@ -51,6 +54,7 @@ class FolderConfig(DatasetConfig):
 
     path: Path
     classes: bool = False
+    bit_depth: BitDepths = "auto"
 
     @field_validator("path")
     @classmethod
@@ -80,6 +84,7 @@ class GlobConfig(DatasetConfig):
 
     glob: Path
     classes: bool = False
+    bit_depth: BitDepths = "auto"
 
     @field_validator("glob")
     @classmethod
@@ -111,7 +116,7 @@ class GlobConfig(DatasetConfig):
 
     def folder(self, found: patterns.Found, *, name: str = "") -> FolderConfig:
         """The dataset of one folder that matches."""
-        of_all = {"subset": self.subset, "classes": self.classes}
+        of_all = {"subset": self.subset, "classes": self.classes, "bit_depth": self.bit_depth}
         return FolderConfig(name=name, step=found.step, parts=dict(found.parts), path=found.path, **of_all)
 
 

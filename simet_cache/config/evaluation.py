@@ -23,6 +23,7 @@ from simet_cache.datasets.images import MAX_PIXELS
 from simet_cache.errors import ConfigError
 from simet_cache.metrics import METRICS
 from simet_cache.mirror import remote_at
+from simet_cache.urls import refused_in
 
 Metrics = dict[str, dict[str, Any]]
 Restraints = dict[str, RestraintConfig]
@@ -220,6 +221,7 @@ class EvaluationConfig(Model):
     def _fits_together(cls, data: Any, handler: ModelWrapValidatorHandler[EvaluationConfig]) -> EvaluationConfig:
         if not isinstance(data, dict):
             return handler(data)
+        raise_problems(refused_in(data))
         if data.get("extractor") is None and data.get("extractors") is None:
             data = {**data, "extractor": {}}
         config = handler(data)

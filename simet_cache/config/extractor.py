@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +41,7 @@ class ExtractorConfig(Model):
         Raises:
             WeightsError: The weights file cannot be read.
         """
-        return _suffix(self, _stamp(self.weights_file))
+        return extractors.suffix_of(self)
 
     @field_validator("name")
     @classmethod
@@ -101,16 +100,3 @@ def alike(configs: Sequence[ExtractorConfig]) -> Iterator[Problem]:
             continue
         if earlier != number:
             yield (number,), f"makes the same features as extractors.{earlier} ({config.suffix}); leave one of them out"
-
-
-def _stamp(file: Path | None) -> tuple[int, int] | None:
-    """What tells that a file has been replaced."""
-    if file is None or not file.exists():
-        return None
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=256)
-def _suffix(config: ExtractorConfig, _: tuple[int, int] | None) -> str:
-    return extractors.make_extractor(config).suffix

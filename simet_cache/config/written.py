@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from simet_cache.config.evaluation import EvaluationConfig
 from simet_cache.errors import ConfigError
@@ -20,6 +21,8 @@ Place = tuple[str | int, ...]
 _Written = tuple[Place, int, str]  # where in the tree, in which line, and what is wrong with the key
 
 _MOST_VALUES = 100_000
+_MOST_BITS = 1024  # of a whole number, as of the largest float: thousands of digits cannot even be printed
+_LONGEST = 200  # characters of a value in a message
 _TEXT_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 _METRICS = EvaluationConfig.model_fields["metrics"].default
 
@@ -123,7 +126,7 @@ def _parsed(text: str) -> tuple[Any, list[_Written], list[_Written]]:
         YAMLError: This is no YAML, has tags that are not plain, or is endless by its aliases.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             faults = [written for written in _limited(_places(node)) if written[2]]
@@ -134,8 +137,33 @@ def _parsed(text: str) -> tuple[Any, list[_Written], list[_Written]]:
         return _unshared(tree), list(_places(node)), faults
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
-    except ValueError as error:  # like a date that does not exist
-        raise yaml.YAMLError(str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Which says where a value stands that cannot be made, like a date that does not exist, or ``!!bool zzz``."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node.
+
+        Raises:
+            ConstructorError: It has none.
+        """
+        kind = node.tag.rpartition(":")[2]
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            why = f": {error}" if type(error) is ValueError and "digits" not in str(error) else ""
+            raise ConstructorError(None, None, f"{_short(node.value)} is no {kind}{why}", node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            problem = f"{_short(node.value)} is too large a number"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+
+def _short(value: Any) -> str:
+    """A value, or the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
 def _limited(places: Iterator[_Written]) -> Iterator[_Written]:
@@ -187,4 +215,4 @@ def described(value: Any) -> str:
         return "nothing"
     if isinstance(value, (dict, list)):
         return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
-    return str(value) if isinstance(value, date) else str(value).lower() if isinstance(value, bool) else repr(value)
+    return str(value) if isinstance(value, date) else str(value).lower() if isinstance(value, bool) else _short(value)

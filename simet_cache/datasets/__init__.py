@@ -54,7 +54,10 @@ def open_dataset(config: Any, *, transform: Transform, home: Path, max_pixels: i
 
 
 def _folder(config: Any, transform: Transform, _: Path, max_pixels: int) -> OpenedDataset:
-    folder = FolderDataset(config.path, transform=transform, classes=config.classes, max_pixels=max_pixels)
+    bit_depth = None if config.bit_depth == "auto" else config.bit_depth
+    folder = FolderDataset(
+        config.path, transform=transform, classes=config.classes, max_pixels=max_pixels, bit_depth=bit_depth
+    )
     return OpenedDataset(folder)
 
 

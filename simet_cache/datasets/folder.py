@@ -7,7 +7,6 @@ in which the system lists a folder, and links neither repeat a folder nor trap t
 from __future__ import annotations
 
 import errno
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,21 +17,17 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from simet_cache.datasets import passed_over
-from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image, readable_formats
+from simet_cache.datasets.bit_depth import UndecidedError
+from simet_cache.datasets.images import MAX_PIXELS, check_header, read_image
 from simet_cache.datasets.passed_over import Notes
+from simet_cache.datasets.suffixes import IMAGE_SUFFIXES
+from simet_cache.datasets.survey import Survey, survey
 from simet_cache.errors import DatasetError, ImageReadError
 from simet_cache.retrying import errno_can_pass
 
 _HIDDEN = ("__MACOSX", "Thumbs.db")  # left behind by desktops; so are names with a leading dot
 _THREADS = 8  # that wait for files of a file server; one alone reads headers as fast from memory
 _BATCH = 64
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Lower-case suffixes, with the dot, of the formats that this Pillow decodes by itself."""
-    formats = {*readable_formats(), "MPO"}  # MPO has no opener of its own: the JPEG one reads it
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def image_files(root: Path) -> list[str]:
@@ -73,7 +68,6 @@ def _walk(root: str, notes: Notes) -> Iterator[str]:
 
 def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[str], notes: Notes) -> Iterator[str]:
     """Files below ``root/start`` without following links to folders, which are added to ``links``."""
-    suffixes = image_suffixes()
     folders = [start]
     while folders:
         folder = folders.pop()
@@ -90,8 +84,8 @@ def _walk_real(root: str, start: str, seen: set[tuple[int, int]], links: list[st
                 folders.append(prefix + name)
             elif entry.is_symlink() and _leads_to_folder(entry):
                 links.append(prefix + name)
-            elif _suffix(name) not in suffixes:
-                notes.add(passed_over.OTHER, prefix + name)
+            elif (suffix := _suffix(name)) not in IMAGE_SUFFIXES:
+                notes.add(passed_over.OTHER, prefix + name, suffix=suffix)
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield prefix + name
             else:
@@ -149,6 +143,8 @@ class FolderDataset(Dataset[Any]):
             else empty.
         targets: For each file the position of its class in ``classes``, or empty.
         max_pixels: Images of more cannot be read.
+        bit_depth: How many bits the values of images have that are stored with more than 8: 8, 12 or 16. None until
+            one of them is read, and then what the largest value of all of them says.
         passed_over: What lies below ``root`` and does not count, by reason.
 
     Raises:
@@ -162,6 +158,7 @@ class FolderDataset(Dataset[Any]):
         transform: Callable[[Image.Image], Any] | None = None,
         classes: bool = False,
         max_pixels: int = MAX_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
         notes = Notes()
         self.root = _existing_folder(Path(root))
@@ -170,11 +167,12 @@ class FolderDataset(Dataset[Any]):
         self.classes: list[str] = []
         self.targets: list[int] = []
         self.max_pixels = max_pixels
+        self.bit_depth = bit_depth
         if not self.files:
             found = ", ".join(map(str, notes.all()))
             raise DatasetError(
                 f"no image in {self.root}: expected files such as .png, .jpg or .webp in it or below it, found"
-                f" {found or 'none'}. Check the path, and unpack archives first."
+                f" {found or 'none'}. Check the path, unpack archives first, and give files of images their suffix."
             )
         if classes:
             self.classes, self.targets = _classify(self.root, self.files)
@@ -191,11 +189,27 @@ class FolderDataset(Dataset[Any]):
         Raises:
             IndexError: There is no such image.
             ImageReadError: Its file cannot be read.
+            DatasetError: It has more than 8 bits for each pixel, and nobody knows how many of them count.
         """
-        image: Any = read_image(os.path.join(self.root, self.files[index]), max_pixels=self.max_pixels)
+        try:
+            image: Any = self._read(index)
+        except UndecidedError:
+            depth = self.survey(range(len(self))).bit_depth("auto", name=str(self.root))
+            if depth is None:  # it has just become so
+                raise
+            self.bit_depth = depth.bits
+            image = self._read(index)
         if self.transform is not None:
             image = self.transform(image)
         return (image, self.targets[index]) if self.targets else image
+
+    def _read(self, index: SupportsIndex) -> Image.Image:
+        path = os.path.join(self.root, self.files[index])
+        return read_image(path, max_pixels=self.max_pixels, bit_depth=self.bit_depth)
+
+    def survey(self, indices: Sequence[int]) -> Survey:
+        """What the files of some images look like, by their heads."""
+        return survey([os.path.join(self.root, self.files[index]) for index in indices], max_pixels=self.max_pixels)
 
     def bad_headers(self, indices: Sequence[int]) -> list[ImageReadError]:
         """The images among some that cannot be read, as far as their first bytes tell; in the order of ``indices``.

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from simet_cache.errors import ImageReadError
+from simet_cache.datasets.bit_depth import (
+    Depth,
+    UndecidedError,
+    deep_colours,
+    depth_of,
+    largest_value,
+    low_bytes,
+    read_wrongly,
+    to_8_bit,
+)
+from simet_cache.datasets.png_pixels import without_metadata
+from simet_cache.datasets.suffixes import FROM_PYPI, SIGNATURE, missing_decoder
+from simet_cache.errors import BitDepthError, ImageReadError
 
 # What Pillow registers but cannot, or had better not, decode by itself.
 REFUSED_FORMATS = {
@@ -53,7 +67,24 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in REFUSED_FORMATS)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an image file tell.
+
+    Attributes:
+        format: As Pillow calls it; that of an MPO is JPEG.
+        size: Width and height in pixels.
+        depth: Whether its pixels have more than 8 bits.
+        quality: Of a JPEG, from 1 to 100, by its first quantisation table; else None.
+    """
+
+    format: str
+    size: tuple[int, int]
+    depth: Depth
+    quality: int | None = None
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, bit_depth: int | None = 16) -> Image.Image:
     """Read the first frame of an image file as 8-bit RGB.
 
     The format is taken from the content, so a PostScript file named ``.png`` is refused, not run.
@@ -61,13 +92,16 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     Args:
         path: The file.
         max_pixels: An image of more is refused: a small file can hold so many that they fill the memory.
+        bit_depth: How many bits the values of an image have that is stored with more than 8: those of all images in its
+            set. None refuses such an image.
 
     Raises:
+        BitDepthError: A value has more bits than that.
         ImageReadError: The file is missing, forbidden, empty, damaged, too big to be honest, or not an image.
     """
     try:
         with open(path, "rb") as file:
-            return decode_image(file, path, max_pixels=max_pixels)
+            return decode_image(file, path, max_pixels=max_pixels, bit_depth=bit_depth)
     except (OSError, ValueError) as error:
         raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
 
@@ -78,17 +112,76 @@ def check_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
     Raises:
         ImageReadError: It would.
     """
+    read_header(path, max_pixels=max_pixels)
+
+
+def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read the head of an image file.
+
+    Raises:
+        ImageReadError: `read_image` would refuse it, as far as its head tells.
+    """
     try:
         with open(path, "rb") as file, _errors_named(file, path):
-            _opened(file, max_pixels)
+            image = _opened(file, max_pixels)
+            named = "JPEG" if image.format == "MPO" else str(image.format)
+            return Header(named, image.size, depth_of(image), _quality(image))
     except (OSError, ValueError) as error:
         raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
 
 
-def decode_image(file: BinaryIO, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_largest_value(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
+    """The largest value in an image that is stored with more than 8 bits for each pixel; see `largest_value`.
+
+    Raises:
+        ImageReadError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file, _errors_named(file, path):
+            image = _opened(file, max_pixels)
+            colours = depth_of(image).exact and not image.mode.startswith("I")
+            image.load()
+            return largest_value(image, low_bytes(without_metadata(file), readable_formats()) if colours else None)
+    except (OSError, ValueError) as error:
+        raise ImageReadError(path, _reason(error), errno=getattr(error, "errno", None)) from error
+
+
+# The luminance table of the JPEG standard (annex K.1), which most programs scale by a quality: all its values together,
+# and the smallest, which is the last one to be cut at 255.
+_STANDARD_SUM, _STANDARD_LEAST = 3688, 10
+
+
+def _quality(image: Image.Image) -> int | None:
+    """The quality that a JPEG was saved with, as libjpeg counts it; about that where a program has its own tables."""
+    tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
+    if 0 not in tables:
+        return None
+    cut = max(tables[0]) >= 255
+    scale = 100 * (min(tables[0]) / _STANDARD_LEAST if cut else sum(tables[0]) / _STANDARD_SUM)
+    quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
+    return min(100, max(1, round(quality)))
+
+
+def decode_image(
+    file: BinaryIO, name: str | Path, *, max_pixels: int = MAX_PIXELS, bit_depth: int | None = 16
+) -> Image.Image:
     """`read_image` for an open, seekable file; ``name`` stands for it in errors."""
     with _errors_named(file, name):
-        return to_rgb(_opened(file, max_pixels))
+        image = _opened(file, max_pixels)
+        depth = depth_of(image)
+        if not depth.deep:
+            return to_rgb(image)
+        if bit_depth is None:
+            raise UndecidedError("", "it has more than 8 bits for each pixel, and nobody has said how many count")
+        if bit_depth == 16 or image.mode.startswith("I"):
+            return to_rgb(image, bit_depth=bit_depth)
+        if not depth.exact:
+            raise BitDepthError(
+                "", f"of its values Pillow reads no more than the high bytes, and bit_depth is {bit_depth}; convert it"
+            )
+        image.load()
+        values = deep_colours(image, low_bytes(without_metadata(file), readable_formats()))
+        return _upright(Image.fromarray(to_8_bit(values, bit_depth)), image)
 
 
 @contextlib.contextmanager
@@ -98,19 +191,22 @@ def _errors_named(file: BinaryIO, name: str | Path) -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         file.seek(0)
-        reason = "not an image that Pillow can decode" if file.read(1) else "the file is empty"
+        start = file.read(SIGNATURE)
+        reason = missing_decoder(start) or ("not an image that Pillow can decode" if start else "the file is empty")
         raise ImageReadError(name, reason) from None
     except ImageReadError as error:
-        raise ImageReadError(name, error.reason) from None
+        raise type(error)(name, error.reason) from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
-        raise ImageReadError(name, _reason(error), errno=getattr(error, "errno", None)) from error
+        without = re.fullmatch(r"(?:decoder|encoder) (\w+) not available", str(error))
+        reason = f"this Pillow has no decoder {without[1]}; {FROM_PYPI}" if without else _reason(error)
+        raise ImageReadError(name, reason, errno=getattr(error, "errno", None)) from error
 
 
 def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
     """An image whose header says that it can be decoded; its pixels are not read yet."""
     _let_pillow_open(max_pixels)
     try:
-        image = Image.open(file, formats=readable_formats())
+        image = Image.open(without_metadata(file), formats=readable_formats())
     except Image.DecompressionBombError as error:  # of another limit that the process has, or inside of the format
         raise ImageReadError("", f"{str(error).rstrip('.')}; where it is honest, raise max_pixels") from error
     width, height = image.size
@@ -122,6 +218,8 @@ def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ImageReadError("", reason)
     if image.mode == "F":
         raise ImageReadError("", _FLOATS)
+    if wrong := read_wrongly(image):
+        raise ImageReadError("", wrong)
     return image
 
 
@@ -135,18 +233,27 @@ def _let_pillow_open(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring an image to mode RGB, 8 bit: upright, on white, 16-bit gray scaled to 8 bit.
+def to_rgb(image: Image.Image, *, bit_depth: int = 16) -> Image.Image:
+    """Bring an image to mode RGB, 8 bit: upright, on white, deep gray scaled to 8 bit.
+
+    Args:
+        image: Of any mode.
+        bit_depth: How many bits the values of deep gray have (modes I, I;16, I;16B): the largest is white.
 
     Returns:
         The image itself where nothing has to change, else a new one. No colour profile is applied.
 
     Raises:
+        BitDepthError: A value has more bits than ``bit_depth``.
         ImageReadError: Its pixels have no known range (floats, or integers beyond 16 bit).
         OSError: Pillow had not read the pixels yet, and cannot.
     """
     image.load()
-    rgb = _flatten(image)
+    return _upright(_flatten(image, bit_depth), image)
+
+
+def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    """Pixels the way the image that they are of says that it lies."""
     turn = _turn(image)
     if turn is None:
         return rgb
@@ -155,23 +262,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise _refusal(image, _FLOATS)
     if image.mode.startswith("I"):
-        return _scale_to_8_bit(image)
+        return _scale_to_8_bit(image, bit_depth)
     if image.has_transparency_data:
         return _put_on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scale_to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale gray of 0..65535 (modes I, I;16, I;16B) by 1/257, rounded, so that 0..255 stored as 16 bit come back."""
+def _scale_to_8_bit(image: Image.Image, bit_depth: int) -> Image.Image:
+    """Scale deep gray (modes I, I;16, I;16B): of 16 bits by 1/257, rounded, so that 8 bits stored as 16 come back."""
     gray = np.asarray(image).astype(np.int64)
     low, high = int(gray.min()), int(gray.max())
     if low < 0 or high > 65535:
         raise _refusal(image, f"expected gray from 0 to 65535, found {low} to {high}; convert to 8 or 16 bit first")
-    scaled = ((gray + 128) // 257).astype(np.uint8)
+    scaled = to_8_bit(gray, bit_depth)
     if "transparency" in image.info:
         scaled[gray == image.info["transparency"]] = 255
     return Image.fromarray(scaled).convert("RGB")

@@ -18,31 +18,32 @@ from simet_cache.errors import ExtractorError
 from simet_cache.extractors import weights as w
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
     from simet_cache.config import ExtractorConfig
 
 NAME = "fid_inception"
+RESIZES_TO = 299 * 299  # pixels: images come in their own size
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
-def suffix(config: ExtractorConfig) -> str:
+def weights(config: ExtractorConfig) -> w.Weights:
+    """Which weights are meant, as they are now.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    return w.find(config, [URL], default=URL)
+
+
+def suffix(config: ExtractorConfig, found: w.Weights) -> str:
     """What identifies the output in the key."""
-    layer = "" if config.layer in (None, "2048") else f"_{config.layer}"
-    if config.weights == "random":
-        return f"{NAME}{layer}_random{config.seed}"
-    return NAME + layer + (w.suffix_part(config.weights_file, URL) if config.weights_file else "")
+    return NAME + ("" if config.layer in (None, "2048") else f"_{config.layer}") + found.suffix
 
 
-def weights_identity(config: ExtractorConfig) -> str:
-    """Which weights, for manifests."""
-    return f"random, seed {config.seed}" if config.weights == "random" else w.identity(config.weights_file, URL)
-
-
-def transform(_: ExtractorConfig) -> Any:
+def transform(_: ExtractorConfig, __: w.Weights) -> Any:
     """RGB image -> uint8 tensor (3, H, W) of its own size: the model resizes by itself, in its own way."""
     return to_uint8
 
@@ -53,21 +54,20 @@ def to_uint8(image: Image.Image) -> torch.Tensor:
     return pixels
 
 
-def build(config: ExtractorConfig) -> nn.Module:
+def build(config: ExtractorConfig, found: w.Weights) -> nn.Module:
     """The model in eval mode on the CPU, uint8 (N, 3, H, W) -> float32 (N, D).
 
     Raises:
         ExtractorError: torch-fidelity is not installed.
-        WeightsError: The weights cannot be had, or do not fit.
+        WeightsError: The weights cannot be had, do not fit, or are not those that were found.
     """
     layer = config.layer or "2048"
     if config.weights == "random":
         model = w.seeded(config.seed, lambda: _unloaded(layer))
     else:
-        path = config.weights_file
-        state = w.read_file(path) if path else w.download(URL)
+        state = w.load(found)
         model = _unloaded(layer)
-        w.load_into(model, state, str(path or NAME))
+        w.load_into(model, state, str(found.path or NAME))
     for block in model.modules():
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -75,7 +75,7 @@ def build(config: ExtractorConfig) -> nn.Module:
     return _FirstOutput(model).eval().requires_grad_(requires_grad=False)
 
 
-def check_weights(config: ExtractorConfig, path: Path) -> None:
+def check_weights(config: ExtractorConfig, found: w.Weights) -> None:
     """See that a file of weights fits.
 
     Raises:
@@ -84,7 +84,7 @@ def check_weights(config: ExtractorConfig, path: Path) -> None:
     """
     with torch.device("meta"):
         model = _unloaded(config.layer or "2048")
-    w.load_into(model, w.read_file(path), str(path), assign=True)
+    w.load_into(model, w.load(found), str(found.path), assign=True)
 
 
 def _unloaded(layer: str) -> nn.Module:

@@ -21,11 +21,11 @@ from simet_cache.errors import ExtractorError
 from simet_cache.extractors import weights as w
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from simet_cache.config import ExtractorConfig
 
 INCEPTION = "inception_v3"
+RESIZES_TO = None  # the transform has done so
+VERSION = 1  # of what we do between image and feature: raised when features change under the same suffix
 
 
 @cache
@@ -34,53 +34,48 @@ def names() -> tuple[str, ...]:
     return tuple(list_models(module=torchvision.models))
 
 
-def suffix(config: ExtractorConfig) -> str:
+def weights(config: ExtractorConfig) -> w.Weights:
+    """Which weights are meant, as they are now.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    published = get_model_weights(config.name)
+    return w.find(config, [one.url for one in published], default=published.DEFAULT.url)
+
+
+def suffix(config: ExtractorConfig, found: w.Weights) -> str:
     """What identifies the output in the key."""
-    return config.name + _weights_part(config) + (f"_{config.image_size}px" if config.image_size else "")
+    part = found.suffix
+    if not part and config.name != INCEPTION:
+        # torchvision's DEFAULT moves to better weights with time, so the suffix names them; simet's model has one set
+        part = f"_{_published(config, found).name.lower()}"
+    return config.name + part + (f"_{config.image_size}px" if config.image_size else "")
 
 
-def _weights_part(config: ExtractorConfig) -> str:
-    if config.weights == "random":
-        return f"_random{config.seed}"
-    official = _weights(config)
-    if config.weights_file and (part := w.suffix_part(config.weights_file, official.url)):
-        return part
-    # torchvision's DEFAULT moves to better weights with time, so the suffix names them; simet's model has one set
-    return "" if config.name == INCEPTION else f"_{official.name.lower()}"
-
-
-def weights_identity(config: ExtractorConfig) -> str:
-    """Which weights, for manifests."""
-    if config.weights == "random":
-        return f"random, seed {config.seed}"
-    return w.identity(config.weights_file, _weights(config).url)
-
-
-def transform(config: ExtractorConfig) -> T.Compose | nn.Module:
+def transform(config: ExtractorConfig, found: w.Weights) -> T.Compose | nn.Module:
     """RGB image -> float32 tensor (3, H, W), as the model expects it."""
     if config.name == INCEPTION:  # simet's, not that of torchvision's weights
         return T.Compose([T.Resize(299), T.CenterCrop(299), T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)])
-    preset: nn.Module = _weights(config).transforms()
+    preset: nn.Module = _published(config, found).transforms()
     if config.image_size is None:
         return preset
     size = config.image_size
     return T.Compose([T.Resize(size), T.CenterCrop(size), T.ToTensor(), T.Normalize(preset.mean, preset.std)])
 
 
-def build(config: ExtractorConfig) -> nn.Module:
+def build(config: ExtractorConfig, found: w.Weights) -> nn.Module:
     """The model in eval mode on the CPU, (N, 3, H, W) -> (N, D), convolutions and batch norms fused.
 
     Raises:
-        WeightsError: The weights cannot be had, or do not fit.
+        WeightsError: The weights cannot be had, do not fit, or are not those that were found.
         ExtractorError: The model has no linear head.
     """
     if config.weights == "random":
-        model = w.seeded(config.seed, partial(_headless, config))
+        model = w.seeded(config.seed, partial(_headless, config, found))
     else:
-        model = _headless(config)
-        path = config.weights_file
-        state = w.read_file(path) if path else w.download(_weights(config).url)
-        w.load_into(model, w.renamed(state, _modern), str(path or config.name))
+        model = _headless(config, found)
+        w.load_into(model, w.renamed(w.load(found), _modern), str(found.path or config.name))
     model.eval()
     if config.image_size:
         _try_out(model, config)
@@ -88,7 +83,7 @@ def build(config: ExtractorConfig) -> nn.Module:
     return fused
 
 
-def check_weights(config: ExtractorConfig, path: Path) -> None:
+def check_weights(config: ExtractorConfig, found: w.Weights) -> None:
     """See that a file of weights fits.
 
     Raises:
@@ -97,10 +92,10 @@ def check_weights(config: ExtractorConfig, path: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            model = _headless(config)
+            model = _headless(config, found)
     except NotImplementedError:  # RegNets compute their widths with tensors, which takes memory
-        model = _headless(config)
-    w.load_into(model, w.renamed(w.read_file(path), _modern), str(path), assign=True)
+        model = _headless(config, found)
+    w.load_into(model, w.renamed(w.load(found), _modern), str(found.path), assign=True)
 
 
 def _modern(name: str) -> str:
@@ -118,7 +113,7 @@ def _try_out(model: nn.Module, config: ExtractorConfig) -> None:
         raise ExtractorError(f"{config.name} cannot work on images of {size} pixels; use another image_size") from error
 
 
-def _headless(config: ExtractorConfig) -> nn.Module:
+def _headless(config: ExtractorConfig, found: w.Weights) -> nn.Module:
     name = config.name
     # Both of the Inception models change their input by themselves when weights are given by name. simet's
     # preprocessing is for the plain model; GoogLeNet's weights need the change.
@@ -127,7 +122,7 @@ def _headless(config: ExtractorConfig) -> nn.Module:
         "googlenet": {"transform_input": True, "init_weights": config.weights == "random"},
     }.get(name, {})
     if name.startswith("vit_"):  # one embedding for each patch, so that the size is part of the model
-        options["image_size"] = config.image_size or _weights(config).transforms().crop_size[0]
+        options["image_size"] = config.image_size or _published(config, found).transforms().crop_size[0]
     try:
         model: nn.Module = get_model(name, weights=None, **options)
     except (AssertionError, ValueError) as error:
@@ -142,11 +137,7 @@ def _headless(config: ExtractorConfig) -> nn.Module:
     return model
 
 
-def _weights(config: ExtractorConfig) -> Any:
-    """The published weights that are meant, or whose preprocessing serves: else the oldest, which never change."""
+def _published(config: ExtractorConfig, found: w.Weights) -> Any:
+    """The published weights that these are, or whose preprocessing serves: else the oldest, which never change."""
     published = get_model_weights(config.name)
-    if config.weights == "default":
-        return published.DEFAULT
-    file = config.weights_file
-    copies = (one for one in published if file and not w.suffix_part(file, one.url))
-    return next(copies, next(iter(published)))
+    return next((one for one in published if one.url == found.url), next(iter(published)))

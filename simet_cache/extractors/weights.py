@@ -3,47 +3,137 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
-from torch.hub import get_dir, load_state_dict_from_url
+from torch.hub import download_url_to_file, get_dir
 from torch.overrides import TorchFunctionMode
 
 from simet_cache.errors import WeightsError
+
+if TYPE_CHECKING:
+    from simet_cache.config import ExtractorConfig
+
+log = logging.getLogger(__name__)
 
 StateDict = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 
-def download(url: str) -> StateDict:
-    """The state dict behind a URL, from torch's hub folder where it is there already.
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a model has, as they were found at one moment: by their digest, wherever the file lies.
+
+    Attributes:
+        identity: For manifests: the name of the published file, ``sha256:...`` of any other, or the seed.
+        suffix: What they add to the suffix of the extractor: nothing for a published file.
+        url: The published file that these are; None where they are others.
+        path: The file; None for random weights, and for a published file that is still to be downloaded.
+        sha256: Of the file at that moment.
+        in_hub: Whether the file is the one that torch's hub folder has under the published name.
+    """
+
+    identity: str
+    suffix: str = ""
+    url: str | None = None
+    path: Path | None = None
+    sha256: str | None = None
+    in_hub: bool = False
+
+
+def find(config: ExtractorConfig, published: Sequence[str], *, default: str) -> Weights:
+    """Which weights a configuration means: a file's digest decides, and neither its name nor its place.
+
+    Args:
+        config: Of the extractor.
+        published: The URLs of all files that are published for this model; their names hold the head of the sha256.
+        default: The one of them that ``weights: default`` means.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
+    if config.weights == "random":
+        return Weights(f"random, seed {config.seed}", f"_random{config.seed}")
+    path = config.weights_file or hub_file(default)
+    in_hub = config.weights_file is None
+    if in_hub and not path.is_file():
+        return Weights(_name(default), url=default, in_hub=True)
+    sha256 = digest_of(path)
+    url = next((one for one in published if is_published(sha256, one)), None)
+    if url is not None:
+        return Weights(_name(url), url=url, path=path, sha256=sha256, in_hub=in_hub)
+    if path.name in map(_name, published):
+        _warn_of_name(path, sha256)
+    return Weights(f"sha256:{sha256}", f"_w{sha256[:8]}", path=path, sha256=sha256, in_hub=in_hub)
+
+
+def load(weights: Weights) -> StateDict:
+    """The tensors of weights that were found before: from the same bytes as the digest, which must still be theirs.
+
+    Raises:
+        WeightsError: They cannot be had, are no state dict, or the file was replaced since they were found.
+    """
+    path = weights.path
+    if path is None:
+        if weights.url is None:
+            raise WeightsError(f"there is no file of weights for {weights.identity}")
+        path = hub_file(weights.url)
+        if not path.is_file():  # another process may have downloaded it meanwhile
+            fetch(weights.url)
+    try:
+        data = _bytes_of(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if weights.sha256 not in (None, sha256):
+            raise WeightsError(
+                f"the weights file {path} was replaced during this run: expected sha256 {weights.sha256}, as when the"
+                f" key was made, found {sha256}. Nothing is stored; run again, and give each checkpoint its own file"
+            )
+        if weights.url is not None and not is_published(sha256, weights.url):
+            raise WeightsError(
+                f"expected the published weights in {path}, found another file (sha256 {sha256}), which was put there"
+                " during this run. Nothing is stored; remove it, so that it is downloaded again, and run again"
+            )
+        return _state_in(data, path)
+    except _UnreadableError as error:
+        if weights.in_hub:
+            raise WeightsError(f"{path} is damaged ({error}); remove it, so that it is downloaded again") from error
+        raise
+
+
+def hub_file(url: str) -> Path:
+    """Where torch keeps the file behind a URL."""
+    return Path(get_dir(), "checkpoints", _name(url))
+
+
+def fetch(url: str) -> None:
+    """Download a published file into torch's hub folder, checked against the digest in its name.
 
     Raises:
         WeightsError: It cannot be had; the message names the ways out.
     """
+    file = hub_file(url)
+    head = _published_head(url)
     try:
-        state: StateDict = load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True, progress=os.isatty(2)
-        )
-    except Exception as error:  # the network and damaged bytes make it raise almost anything
-        name = url.rsplit("/", 1)[1]
-        file = Path(get_dir(), "checkpoints", name)
-        if file.is_file():
-            raise WeightsError(f"{file} is damaged ({error}); remove it, so that it is downloaded again") from error
+        file.parent.mkdir(parents=True, exist_ok=True)
+        log.info("downloading %s to %s", url, file)
+        download_url_to_file(url, str(file), head, progress=os.isatty(2))
+    except Exception as error:  # the network makes it raise almost anything
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise WeightsError(
-            f"cannot download the weights from {url} ({reason}); set extractor.weights=path/to/{name} to a copy of that"
-            f" file, or put it into {file.parent}, or set extractor.weights=random, whose values compare with no"
+            f"cannot download the weights from {url} ({reason}); set extractor.weights=path/to/{file.name} to a copy of"
+            f" that file, or put it into {file.parent}, or set extractor.weights=random, whose values compare with no"
             " published ones"
         ) from error
-    return state
 
 
 def read_file(path: Path) -> StateDict:
@@ -52,12 +142,27 @@ def read_file(path: Path) -> StateDict:
     Raises:
         WeightsError: The file is missing, or holds something else.
     """
+    return _state_in(_bytes_of(path), path)
+
+
+class _UnreadableError(WeightsError):
+    """A file that is no file of weights at all."""
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read the weights file {path}: {error.strerror or error}") from error
+
+
+def _state_in(data: bytes, path: Path) -> StateDict:
+    try:
+        state = _loaded(data, path)
     except Exception as error:  # damaged bytes make the unpickler raise almost anything
-        raise WeightsError(f"{path} is no file of weights that can be loaded safely; expected a state dict") from error
+        raise _UnreadableError(
+            f"{path} is no file of weights that can be loaded safely; expected a state dict"
+        ) from error
     for wrapper in ("state_dict", "model"):  # as training scripts save them
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -66,6 +171,14 @@ def read_file(path: Path) -> StateDict:
     if not state or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise WeightsError(f"{path} holds a dict of something else; expected a state dict: tensors by name")
     return renamed(state, lambda name: "" if name == "module" else name.removeprefix("module."))
+
+
+def _loaded(data: bytes, path: Path) -> Any:
+    if path.suffix == ".safetensors":  # torch.load knows them by the name of the file, which bytes do not have
+        from safetensors.torch import load as load_safetensors  # type: ignore[import-not-found]  # noqa: PLC0415
+
+        return load_safetensors(data)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def renamed(state: StateDict, rename: Callable[[str], str]) -> StateDict:
@@ -154,28 +267,47 @@ _DRAWING = {
 }
 
 
-def suffix_part(weights: Path, official_url: str) -> str:
-    """What a weights file adds to the suffix: nothing for a copy of the official file, else its digest."""
+def digest_of(path: Path) -> str:
+    """The sha256 of a file of weights, in hexadecimal digits; the file is read once for each of its versions.
+
+    Raises:
+        WeightsError: The file cannot be read.
+    """
     try:
-        status = weights.stat()
-        sha256 = _sha256(weights, status.st_size, status.st_mtime_ns)
+        status = path.stat()
+        return _sha256(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except OSError as error:
-        raise WeightsError(f"cannot read the weights file {weights}: {error.strerror or error}") from error
-    official = re.search(r"-([0-9a-f]{8,})\.\w+$", official_url)  # torch hub's convention: the head of the sha256
-    if official and sha256.startswith(official[1]):
-        return ""
-    return f"_w{sha256[:8]}"
+        raise WeightsError(f"cannot read the weights file {path}: {error.strerror or error}") from error
 
 
-def identity(weights: Path | None, official_url: str) -> str:
-    """The name of the published file, for a copy of it too; else the digest of the file."""
-    if weights is None or not suffix_part(weights, official_url):
-        return official_url.rsplit("/", 1)[1]
-    status = weights.stat()
-    return f"sha256:{_sha256(weights, status.st_size, status.st_mtime_ns)}"
+def is_published(sha256: str, url: str) -> bool:
+    """Whether a file with this digest is the one behind a URL: torch hub's names hold the head of the sha256."""
+    head = _published_head(url)
+    return head is not None and sha256.startswith(head)
+
+
+def _published_head(url: str) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+    return found[1] if found else None
+
+
+def _name(url: str) -> str:
+    return url.rsplit("/", 1)[1]
+
+
+@cache
+def _warn_of_name(path: Path, sha256: str) -> None:
+    """Once for each file in a process."""
+    log.warning(
+        "%s has the name of published weights and is another file (sha256 %s): its features get a suffix of their own,"
+        " _w%s, and compare with no published values. Remove it if it should be the published file",
+        path,
+        sha256,
+        sha256[:8],
+    )
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - a changed file is another key
+def _sha256(path: Path, version: tuple[int, ...]) -> str:  # noqa: ARG001 - a changed file is another key
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

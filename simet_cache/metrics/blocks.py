@@ -1,4 +1,4 @@
-"""The noise of metrics of nearest neighbours and of probes, from disjoint parts of both sets.
+"""The noise of metrics of nearest neighbours, from disjoint parts of both sets.
 
 Rows are dealt to the parts without replacement: a row that is drawn twice is its own nearest neighbour. What such a
 metric counts about a row depends on the rows near it, so that the variance falls as 1/n, and the mean over B parts
@@ -17,12 +17,11 @@ variance".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simet_cache.errors import MetricError
 from simet_cache.metrics import plain
 from simet_cache.metrics.clipped import steepness
 from simet_cache.metrics.metric import MetricValue, Noise
@@ -98,22 +97,11 @@ def block_noise(
     for side, rows in (("real", real), ("synth", synth)):
         if len(rows) < fewest:
             return dict.fromkeys(whole, f"it needs parts of both sets, {fewest} rows of each; {side} has {len(rows)}")
-    noises: dict[str, Noise | str] = {}
-    small = {name: value for name, value in whole.items() if name in plain.VALUES}
-    if small:
-        cut = Cut.of(len(real))
-        found = _plain_parts(small, cut, real=real, synth=synth, seed=seed)
-        if found is None:
-            found = _parts(small, values_of, cut, real=real, synth=synth, seed=seed)
-        noises |= {name: _noise(value, found[name], cut) for name, value in small.items()}
-    others = {name: value for name, value in whole.items() if name not in small}
-    if others:
-        try:
-            parts = _parts(others, values_of, Cut(), real=real, synth=synth, seed=seed)
-        except MetricError as error:
-            return noises | dict.fromkeys(others, f"there is no value on one of {BLOCKS} parts of the sets ({error})")
-        noises |= {name: _noise(value, parts[name], Cut()) for name, value in others.items()}
-    return {name: noises[name] for name in whole}
+    cut = Cut.of(len(real))
+    found = _plain_parts(whole, cut, real=real, synth=synth, seed=seed)
+    if found is None:
+        found = _parts(whole, values_of, cut, real=real, synth=synth, seed=seed)
+    return {name: _noise(value, found[name], cut) for name, value in whole.items()}
 
 
 def _plain_parts(
@@ -173,8 +161,6 @@ def _noise(value: MetricValue, deals: Sequence[Sequence[Part]], cut: Cut) -> Noi
     found = np.array([[part.value for part in parts] for parts in deals])
     theirs = float(np.mean([[part.known for part in parts] for parts in deals])) / cut.parts
     spread = float(found.var(axis=1, ddof=1).mean()) / cut.parts
-    if isinstance(value.noise, Noise) and len(value.noise.shared):
-        return _with_training(value.noise, theirs, spread)
     if isinstance(value.noise, Noise):
         wanted = _of_balls(value.noise.variance, theirs, spread)
     elif value.metric == "clipped_coverage":
@@ -195,16 +181,6 @@ def _of_a_calibrated_share(value: MetricValue, mean: float, spread: float) -> fl
     before = value.details["uncalibrated"]
     slope = steepness(before, n_real=value.n_real, n_synth=value.n_synth, k=int(value.parameters["k"]))
     return _of_a_share(before, mean, spread) * slope**2
-
-
-def _with_training(known: Noise, theirs: float, spread: float) -> Noise:
-    """What is known row by row, which pairs two sets better than parts do, and what the parts say beyond it.
-
-    The degrees of freedom are those of the sum (Satterthwaite 1946).
-    """
-    total = known.variance + max(spread - theirs, 0.0)
-    freedom = (BLOCKS - 1) * max(total / spread, 1.0) ** 2 if spread > 0 else np.inf
-    return replace(known, own=known.own + total - known.variance, freedom=freedom)
 
 
 def _of_balls(known: float, theirs: float, spread: float) -> float:

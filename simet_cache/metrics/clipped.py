@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from simet_cache.metrics.metric import Outcome, Parameters, Summarised
+from simet_cache.metrics.metric import Outcome, Parameters, Summarised, kept_as
 from simet_cache.metrics.neighbours import Balls, Counts, Radii, RadiiReader, balls, check_k, clipped_squared
 from simet_cache.metrics.pairs import Pairs
 from simet_cache.metrics.precision_recall import cautions
@@ -42,6 +42,7 @@ class Scored(Radii):
     ideal: float
 
 
+@kept_as("scored", version=1)
 def summarise(features: Features, *, k: int, device: str = "cpu") -> Scored:
     """Radii of a set and the score that its own rows have.
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from simet_cache.errors import MetricError
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats, block_rows, blocks, slices
 from simet_cache.metrics.unit import unit_blocks
 
@@ -88,6 +88,7 @@ def check(*, sigma: object, normalise: object) -> None:
         raise MetricError(f"normalise: expected true or false, found {normalise!r}")
 
 
+@kept_as("means", version=1)
 def summarise(features: Features, *, sigma: float, normalise: bool, device: str = "cpu") -> Means:
     """Kernel means of one set with itself.
 

@@ -15,13 +15,13 @@ from simet_cache.errors import MetricError
 from simet_cache.metrics.blocks import block_noise
 from simet_cache.metrics.duplicates import copies_of, leakage
 from simet_cache.metrics.intervals import Difference, Intervals, difference_of, interval_of, reference_mark
-from simet_cache.metrics.metric import Metric, MetricValue, Noise, Parameters, Side, key_of, named
+from simet_cache.metrics.metric import Metric, MetricValue, Noise, Outcome, Parameters, Side, key_of, named
 from simet_cache.metrics.names import metric_name
 from simet_cache.metrics.passes import joints_of
 from simet_cache.metrics.summaries import Summaries
 from simet_cache.metrics.table import METRICS
 
-VERSION = 2  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
+VERSION = 3  # of what values carry beside their number: intervals, classes, warnings; part of the keys they are kept by
 SHOWN_CLASSES = 5
 
 Requests = Mapping[str, Mapping[str, Any]]
@@ -48,7 +48,8 @@ def evaluate(
         synth: The same, of shape (M, D).
         metrics: Names of ``METRICS``, or names with parameters that replace defaults.
         intervals: ``{"level": 0.95, "seed": 0}`` or any part of it, or True, for confidence intervals.
-        per_class: Also compute every metric on the rows of each label that both sets have.
+        per_class: Also compute every metric on the rows of each label that both sets have, and the accuracies of
+            ``tstr`` and ``trts`` on the tested rows of each label.
         real_labels: Shape (N,): the class of each row, integers or texts. ``Summaries`` bring their own.
         synth_labels: The same, of shape (M,).
         device: ``auto`` (the first GPU, or else the CPU), ``cpu``, ``cuda`` or ``cuda:1`` and so on.
@@ -63,7 +64,7 @@ def evaluate(
     wanted = Intervals.of(intervals)
     sets = opened(real, "real", real_labels, device), opened(synth, "synth", synth_labels, device)
     _check_pair(requests, real=sets[0], synth=sets[1], per_class=per_class)
-    values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted)
+    values = _values(requests, real=sets[0], synth=sets[1], intervals=wanted, per_class=per_class)
     values = _with_copies(values, real=sets[0], synth=sets[1])
     if wanted is not None:
         values = _with_intervals(values, requests, real=sets[0], synth=sets[1], intervals=wanted)
@@ -214,7 +215,7 @@ def _check_pair(requests: Iterable[str], *, real: Summaries, synth: Summaries, p
 
 
 def _values(
-    requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals | None
+    requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals | None, per_class: bool = False
 ) -> dict[str, MetricValue]:
     _prepare(requests, real, "real")
     _prepare(requests, synth, "synth")
@@ -231,7 +232,7 @@ def _values(
             raise MetricError(f"metric '{name}': {error}") from error
         if not math.isfinite(outcome.value):
             raise MetricError(f"metric '{name}': expected a finite value, found {outcome.value}; rescale the features")
-        values[name] = MetricValue(
+        value = MetricValue(
             value=outcome.value,
             metric=name,
             version=metric.version,
@@ -244,7 +245,32 @@ def _values(
             details=outcome.details,
             noise=noise,
         )
+        if per_class and metric.classes is not None:
+            found = metric.classes(joint=arguments["joint"], intervals=intervals is not None)
+            value = replace(value, per_class=_of_classes(value, found, real=real, synth=synth))
+        values[name] = value
     return values
+
+
+def _of_classes(
+    whole: MetricValue,
+    found: Iterable[tuple[str, Outcome, Noise | str | None]],
+    *,
+    real: Summaries,
+    synth: Summaries,
+) -> dict[str, MetricValue]:
+    return {
+        label: replace(
+            whole,
+            value=outcome.value,
+            n_real=len(real.classes.get(label, ())),
+            n_synth=len(synth.classes.get(label, ())),
+            warnings=outcome.warnings,
+            details=outcome.details,
+            noise=noise,
+        )
+        for label, outcome, noise in found
+    }
 
 
 def _with_copies(values: Mapping[str, MetricValue], *, real: Summaries, synth: Summaries) -> dict[str, MetricValue]:
@@ -292,17 +318,24 @@ def _with_intervals(
     values: Mapping[str, MetricValue], requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals
 ) -> dict[str, MetricValue]:
     noises = {name: value.noise for name, value in values.items()}
-    by_blocks = {name: requests[name] for name in values if METRICS[name].blocks}
+    by_blocks = {
+        name: requests[name]
+        for name, value in values.items()
+        if METRICS[name].blocks and not isinstance(value.noise, str)
+    }
     if by_blocks:
         noises |= _block_noise(values, by_blocks, real=real, synth=synth, intervals=intervals)
     mark = reference_mark(real, intervals.seed)
     noises = {
         name: replace(noise, reference=mark) if isinstance(noise, Noise) else noise for name, noise in noises.items()
     }
-    return {
-        name: interval_of(replace(value, noise=noises[name]), METRICS[name], intervals.level)
-        for name, value in values.items()
-    }
+    return {name: _with_interval(replace(value, noise=noises[name]), intervals.level) for name, value in values.items()}
+
+
+def _with_interval(value: MetricValue, level: float) -> MetricValue:
+    metric = METRICS[value.metric]
+    of_classes = {label: interval_of(one, metric, level) for label, one in value.per_class.items()}
+    return interval_of(replace(value, per_class=of_classes), metric, level)
 
 
 def _block_noise(
@@ -325,9 +358,13 @@ def _with_classes(
     synth: Summaries,
     intervals: Intervals | None,
 ) -> dict[str, MetricValue]:
-    """Each metric on the rows of each label too; a warning names the classes that it says nothing about."""
-    found: dict[str, dict[str, MetricValue]] = {name: {} for name in values}
-    without: dict[str, dict[str, list[str]]] = {name: {} for name in values}
+    """Each metric on the rows of each label too, but for those whose values of classes are read off the whole.
+
+    A warning names the classes that a metric says nothing about.
+    """
+    of_rows = {name: given for name, given in requests.items() if METRICS[name].classes is None}
+    found: dict[str, dict[str, MetricValue]] = {name: {} for name in of_rows}
+    without: dict[str, dict[str, list[str]]] = {name: {} for name in of_rows}
     for label in sorted({*real.classes, *synth.classes}):
         sides = {
             side: rows.part(rows.classes[label]) if label in rows.classes else None
@@ -338,21 +375,21 @@ def _with_classes(
             for reasons in without.values():
                 reasons.setdefault(f"not in {missing}", []).append(label)
             continue
-        of_rows = {name: given for name, given in requests.items() if not METRICS[name].needs_labels}
         measured, failures = evaluate_each(of_rows, **sides, intervals=intervals)  # type: ignore[arg-type]
         for name, value in measured.items():
             found[name][label] = value
         for name, sentence in failures.items():
             without[name].setdefault(sentence, []).append(label)
-    return {
+    measured_by_rows = {
         name: replace(
-            value,
-            per_class=found[name],
-            warnings=value.warnings
+            values[name],
+            per_class=of_classes,
+            warnings=values[name].warnings
             + tuple(f"no value for {_listed(labels)}: {why}" for why, labels in without[name].items()),
         )
-        for name, value in values.items()
+        for name, of_classes in found.items()
     }
+    return {**values, **measured_by_rows}
 
 
 def _listed(labels: list[str]) -> str:

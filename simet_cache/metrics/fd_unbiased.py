@@ -16,7 +16,7 @@ import numpy as np
 from simet_cache.errors import MetricError
 from simet_cache.metrics import fid
 from simet_cache.metrics.fid import Gaussian, Pair
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features
 
 ENOUGH_ROWS = 2  # for each feature: then halves have full covariances, and all but a few percent of the bias is removed
@@ -51,6 +51,7 @@ def check(*, seed: object) -> None:
         raise MetricError(f"seed: expected a whole number of at least 0, found {seed!r}")
 
 
+@kept_as("halves", version=1)
 def summarise(features: Features, *, seed: int, device: str = "cpu") -> Halves:
     """Mean and covariance factor of one set and of its halves.
 

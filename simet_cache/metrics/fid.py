@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from simet_cache.metrics import spectra
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics import freedom, spectra
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats, blocks, cached_rows, mean, slices
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
@@ -52,6 +52,7 @@ class Gaussian:
         return bool(len(self.factor) == self.factor.shape[1])
 
 
+@kept_as("gaussian", version=1)
 def summarise(features: Features, *, device: str = "cpu") -> Gaussian:
     """Mean and covariance factor of one set.
 
@@ -208,10 +209,14 @@ class Side:
         influence: First-order term of each row looked at, about zero; shape (n,). Where not all rows are, it is scaled
             so that its variance is that over all rows (see ``Sample``).
         excess: By how much the set's rows raise the distance on average, times their number.
+        gaussian: What ``excess`` would be if the rows were Gaussian.
+        kurtosis: Of the influences of all rows.
     """
 
     influence: Floats
     excess: float
+    gaussian: float
+    kurtosis: float
 
 
 def noise(
@@ -260,7 +265,7 @@ def noise_of(
 
     An influence that is estimated never vanishes. Its mean square is that of the true one, and twice the variance that
     the second-order term of ``fid`` has: that is taken off, and the variance of the value's own second-order term is
-    added.
+    added. It grows with the square of the rows' excess, which heavy tails raise beyond that of Gaussian rows.
 
     Args:
         pair: The two sets.
@@ -275,16 +280,19 @@ def noise_of(
     """
     unit, directions = second_order(pair.singular_values)
     surplus = 2 * unit * (1 / rows[0] + 1 / rows[1])
-    beyond = unit * second / sum(shares)
+    heavier = max(sum(side.excess for side in sides) / sum(side.gaussian for side in sides), 1.0)
+    beyond = unit * heavier**2 * second / sum(shares)
     raw = [float(side.influence.var(ddof=1)) for side in sides]
     real, synth = (max(variance - surplus, 0.0) + beyond for variance in raw)
     shrunk = np.sqrt(real * shares[0] * rows[0] / raw[0]) if raw[0] > 0 else 0.0
-    freedom = np.inf
+    parts = real * shares[0], synth * shares[1]
+    known = freedom.of_sum(
+        *((part, freedom.of_rows(count, side.kurtosis)) for part, count, side in zip(parts, rows, sides, strict=True))
+    )
     if signed and beyond > 0:
-        share = beyond * sum(shares) / (real * shares[0] + synth * shares[1])
-        freedom = float(4 + directions / share**2)  # excess kurtosis 6 / directions, where all of it is second order
-    own = synth * shares[1]
-    return Noise(shared=sides[0].influence * shrunk, count=rows[0], own=own, freedom=freedom, bias=float(bias))
+        share = beyond * sum(shares) / sum(parts)
+        known = min(known, float(4 + directions / share**2))  # excess kurtosis 6 / directions, if all is second order
+    return Noise(shared=sides[0].influence * shrunk, count=rows[0], own=parts[1], freedom=known, bias=float(bias))
 
 
 def sides_of(pair: Pair, real: Features, synth: Features, *, seed: int) -> tuple[Side, Side]:
@@ -408,8 +416,10 @@ def _side(sample: Sample, rows: Floats, mapped: Floats, *, shift: Floats, values
     raw = 2 * np.einsum("nd,d->n", rows, shift) + lengths - squares.sum(axis=1)
     weighted = spectra.product(squares, 1 / np.add.outer(values, values), device=device)
     fourth = sample.mean(np.einsum("nd,nd->n", weighted, squares))
-    excess = sample.mean(lengths) + (fourth - values.sum() / 2) / 2
-    return Side(sample.scaled(raw - sample.mean(raw)), float(excess))
+    of_gaussian = (np.multiply.outer(values, values) / np.add.outer(values, values)).sum() + values.sum()
+    excess, gaussian = (sample.mean(lengths) + (one - values.sum() / 2) / 2 for one in (fourth, of_gaussian))
+    tails = freedom.kurtosis_of(raw, sample.weights)
+    return Side(sample.scaled(raw - sample.mean(raw)), float(excess), float(gaussian), tails)
 
 
 def second_order(values: Floats) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from simet_cache.metrics.clipped import Scored
 from simet_cache.metrics.metric import Noise, Summarised
 from simet_cache.metrics.neighbours import Balls, Counts, Nearest, Radii
 
+FEWEST_DECIDING = 50  # real rows among the nearest, counted as draws of equal chance
+
 
 def precision(*, real: Summarised[Radii], synth: Summarised[None], joint: Balls) -> Noise:
     """Variance of precision over synthetic rows, given the real balls."""
@@ -33,9 +35,17 @@ def density(*, real: Summarised[Radii], synth: Summarised[None], joint: Balls) -
     return _of_mean(cast("Counts", joint.real).held / real.summary.k)
 
 
-def authenticity(*, real: Summarised[Radii], synth: Summarised[None], joint: Nearest) -> Noise:
-    """Variance of authenticity over synthetic rows, given the real rows and their distances."""
+def authenticity(*, real: Summarised[Radii], synth: Summarised[None], joint: Nearest) -> Noise | str:
+    """Variance of authenticity over synthetic rows, given the real rows and their distances.
+
+    Where a few real rows are nearest to most synthetic ones (hubs, in many dimensions), the value is that of these few:
+    how it moves with them cannot be told from parts of the set.
+    """
     del synth
+    times = np.bincount(joint.index).astype(np.float64)
+    deciding = times.sum() ** 2 / (times**2).sum()
+    if deciding < FEWEST_DECIDING:
+        return f"about {deciding:.0f} real rows are nearest to nearly all synthetic ones; it needs {FEWEST_DECIDING}"
     return _of_mean(joint.squared > real.summary.squared[joint.index])
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics import freedom
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import Rows, Tensor, Tile, multiplied, opened, read_all
 
@@ -77,6 +78,7 @@ class Across:
     rounding: float
 
 
+@kept_as("within", version=1)
 def summarise(features: Features, *, device: str = "cpu") -> Within:
     """The kernel within one set.
 
@@ -132,24 +134,12 @@ def noise(*, real: Summarised[Within], synth: Summarised[Within], joint: Across)
 
 
 def _freedom(variance: float, *influences: Floats) -> float:
-    """Degrees of freedom of a variance that was found from the variances of these means.
-
-    Satterthwaite's (1946), where each is as uncertain as its kurtosis says, since few large influences decide it, and
-    never less than that of Gaussian ones. Half of them count: a value that is low because the rows that would raise it
-    were not drawn has a small variance, too.
-    """
+    """Degrees of freedom of a variance that was found from the variances of these means."""
     uncertain = 0.0
     for values in influences if variance > 0 else ():
         share = float(values.var(ddof=1)) / len(values) / variance
-        uncertain += share**2 * max(_kurtosis(values) - 1, 2.0) / len(values)
+        uncertain += share**2 / freedom.of_rows(len(values), freedom.kurtosis_of(values))
     return max(1 / uncertain, 1.0) if uncertain > 0 else np.inf
-
-
-def _kurtosis(values: Floats) -> float:
-    centred = values - values.mean()
-    centred /= float(abs(centred).max()) or 1.0  # fourth powers may be more than a float holds
-    square = float((centred**2).mean())
-    return float((centred**4).mean()) / square**2 if square > 0 else 0.0
 
 
 def _warnings(real: Summarised[Within], synth: Summarised[Within], joint: Across) -> tuple[str, ...]:

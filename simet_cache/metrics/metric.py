@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -17,6 +17,7 @@ Side: TypeAlias = Literal["real", "synth"]
 Parameters: TypeAlias = Mapping[str, Any]
 Labels: TypeAlias = NDArray[Any]  # (N,), one for each row
 S_co = TypeVar("S_co", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
 
 SUSPICIOUS = 0.01  # share of copies from which on a set takes no part in rankings
 
@@ -200,16 +201,19 @@ class Metric:
         compare: ``compare(real=Summarised, synth=Summarised, **parameters)``, an ``Outcome``; metrics with ``join``
             also take ``joint=``.
         direction: Which way is better.
-        version: Raised whenever the value or the summary of the same input changes.
+        version: Raised whenever the value of the same input changes.
         source: Where the definition comes from.
         meaning: What it says, in one line.
         blind_to: What it cannot see, in one line.
-        summarise: ``summarise(features, **parameters)``: what concerns one set alone, without its rows.
+        summarise: ``summarise(features, **parameters)``: what concerns one set alone, without its rows. Summaries are
+            kept on the disk where the function is marked with ``kept_as``, which has a version of its own.
         join: What concerns both sets, and is shared by metrics that name the same one.
         noise: ``noise(real=, synth=, seed=, **parameters)``, a ``Noise``, or why these rows allow none, as the end of
             the sentence ``no interval: ...``; ``joint=`` likewise.
         blocks: Whether its noise is found from disjoint parts of both sets (see ``blocks``). ``noise`` then says only
-            how far the value moves while what it is measured with, such as balls or a trained probe, stays the same.
+            how far the value moves while the balls that it is measured with stay the same.
+        classes: ``classes(joint=, intervals=)``, for a metric whose values of classes are read off what it makes of all
+            rows: the label, ``Outcome`` and noise of each class. Others are measured on the rows of each class alone.
         method: How the noise is found, as results say it; or why no interval is offered.
         parameters: Names and defaults of what a caller may set.
         minimal_n: Fewest rows in either set.
@@ -238,6 +242,7 @@ class Metric:
     minimal_n: int = 2
     sides: tuple[Side, ...] = ("real", "synth")
     blocks: bool = False
+    classes: Callable[..., Iterable[tuple[str, Outcome, Noise | str | None]]] | None = None
     needs_labels: bool = False
     bounds: tuple[float, float] = (-np.inf, np.inf)
     squared: bool = False
@@ -260,10 +265,40 @@ def named(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any
     return {name: value for name, value in parameters.items() if name in taken}
 
 
+@dataclass(frozen=True)
+class KeptAs:
+    """The name under which summaries of one function are kept on the disk.
+
+    Attributes:
+        name: Given once, and another one for every function; it does not change where the function moves.
+        version: Raised whenever the summary of the same input changes.
+    """
+
+    name: str
+    version: int
+
+
+def kept_as(name: str, *, version: int) -> Callable[[F], F]:
+    """Mark a summariser, so that its summaries are kept on the disk; those of others are made again in every run."""
+
+    def mark(function: F) -> F:
+        function.kept_as = KeptAs(name, version)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def name_on_disk(function: Callable[..., Any]) -> KeptAs | None:
+    """The name under which summaries of a function are kept; None where they are not."""
+    found = getattr(function, "kept_as", None)
+    return found if isinstance(found, KeptAs) else None
+
+
 def key_of(function: Callable[..., Any], parameters: Parameters) -> str:
     """Name of what ``function`` makes: equal for two metrics exactly when they can share it.
 
-    It does not hold the metric's version: what is kept longer than a process belongs under the key *and* the version.
+    It does not hold the version: what is kept longer than a process belongs under the key *and* the version.
     """
     arguments = ", ".join(f"{name}={value!r}" for name, value in sorted(named(function, parameters).items()))
-    return f"{function.__module__}.{function.__qualname__}({arguments})"
+    kept = name_on_disk(function)
+    return f"{kept.name if kept else f'{function.__module__}.{function.__qualname__}'}({arguments})"

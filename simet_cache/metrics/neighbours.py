@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
-from simet_cache.metrics.metric import Parameters, Summarised
+from simet_cache.metrics.metric import Parameters, Summarised, kept_as
 from simet_cache.metrics.pairs import Pairs
 from simet_cache.metrics.rows import Features, Floats, slices
 from simet_cache.metrics.tiles import (
@@ -100,6 +100,7 @@ def check_k(*, k: object) -> None:
         raise MetricError(f"k: expected a whole number of at least 1, found {k!r}; set the metric's parameter k")
 
 
+@kept_as("radii", version=1)
 def radii(features: Features, *, k: int, device: str = "cpu") -> Radii:
     """Squared distance of each row to its k-th nearest other row; duplicates of a row are other rows.
 

@@ -10,24 +10,32 @@ is the accuracy on a fifth of the real rows of a probe trained on the rest of th
 ``accuracy_on_held_out`` is that of the probe of synthetic rows on exactly the same fifth: the two compare row by row.
 ``trts`` is tested on other rows than ``real_on_real``; ``real_on_real_of_same_classes`` is that on held-out rows of the
 classes that the synthetic set has, so that neither number is about classes that the other one leaves out.
+
+Their noise has two parts: the tested rows, which are right or wrong independently of each other given the probe, and
+the rows that it was trained on, for which it is trained again on rows drawn with replacement (Efron 1979, "Bootstrap
+methods: another look at the jackknife").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simet_cache.errors import MetricError
+from simet_cache.metrics import freedom
 from simet_cache.metrics.logistic import fitted
 from simet_cache.metrics.metric import Labels, Noise, Outcome, Summarised
-from simet_cache.metrics.rows import Features, Floats, block_rows, slices
+from simet_cache.metrics.rows import Features, block_rows, slices
 from simet_cache.metrics.standard import Indices, Moments
 
 HELD_OUT = 0.2
+RESAMPLES = 10  # of the training set
+FEWEST_ROWS = 50  # of either set, for an interval
 SHOWN_CLASSES = 5
 
 
@@ -64,12 +72,14 @@ class Tested:
 
     Attributes:
         rows: Indices of the rows that it was tested on.
+        labels: The class of each of them, shape (n,).
         right: Whether it named their class, shape (n,); never so where it was trained on no row of that class.
         known: Whether it was trained on rows of their class, shape (n,), at least once.
         warnings: What a reader must know of it.
     """
 
     rows: Indices
+    labels: Labels
     right: NDArray[np.bool_]
     known: NDArray[np.bool_]
     warnings: tuple[str, ...]
@@ -88,10 +98,6 @@ class Tested:
         """The same of those among ``rows``; None where it was tested on none of them."""
         asked = np.isin(self.rows, rows)
         return float(self.right[asked].mean()) if asked.any() else None
-
-    def influence(self) -> Floats:
-        """How each tested row moves the accuracy, with mean 0."""
-        return np.asarray(self.right - self.accuracy, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,16 @@ class Probes:
     def on_synth(self) -> Tested:
         """Trained on real rows, tested on synthetic ones."""
         return probed(self.real, self.synth)
+
+    @cached_property
+    def on_real_again(self) -> NDArray[np.bool_]:
+        """Which rows are right in ``on_real`` if other synthetic rows had been drawn, shape (RESAMPLES, n)."""
+        return probed_again(self.synth, self.real, self.seed)
+
+    @cached_property
+    def on_synth_again(self) -> NDArray[np.bool_]:
+        """The same in ``on_synth`` if other real rows had been drawn, the same ones for every synthetic set."""
+        return probed_again(self.real, self.synth, self.seed)
 
     @cached_property
     def among_real(self) -> Tested | None:
@@ -168,18 +184,66 @@ def compare_trts(*, real: Summarised[None], synth: Summarised[None], joint: Prob
     return _outcome(tested, among, details)
 
 
-def noise_tstr(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise:
-    """Of the real rows, given the probe."""
-    del real, synth
-    shared = joint.on_real.influence()
-    return Noise(shared=shared, count=len(shared), own=0.0)
+def noise_tstr(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise | str:
+    """Of the real rows given the probe, and of the synthetic ones that it is trained on."""
+    if too_few := _too_few(real=len(real.features), synth=len(synth.features)):
+        return too_few
+    return _tstr_noise(joint.on_real.right, joint.on_real_again)
 
 
-def noise_trts(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise:
-    """Of the synthetic rows, given the probe."""
-    del real, synth
-    own = joint.on_synth.influence()
-    return Noise(shared=np.empty(0), count=1, own=float(own.var(ddof=1)) / len(own))
+def noise_trts(*, real: Summarised[None], synth: Summarised[None], joint: Probes) -> Noise | str:
+    """Of the synthetic rows given the probe, and of the real ones that it is trained on."""
+    if too_few := _too_few(real=len(real.features), synth=len(synth.features)):
+        return too_few
+    return _trts_noise(joint.on_synth.right, joint.on_synth_again)
+
+
+def classes_of_tstr(*, joint: Probes, intervals: bool) -> Iterator[tuple[str, Outcome, Noise | str | None]]:
+    """Accuracy on the real rows of each class, of the probe that was trained on synthetic rows of all classes."""
+    yield from _by_class(joint.on_real, joint.among_real, joint.on_real_again if intervals else None, _tstr_noise)
+
+
+def classes_of_trts(*, joint: Probes, intervals: bool) -> Iterator[tuple[str, Outcome, Noise | str | None]]:
+    """Accuracy on the synthetic rows of each class, of the probe that was trained on real rows of all classes."""
+    yield from _by_class(joint.on_synth, joint.among_real, joint.on_synth_again if intervals else None, _trts_noise)
+
+
+def _by_class(
+    tested: Tested,
+    among_real: Tested | None,
+    again: NDArray[np.bool_] | None,
+    noise: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Noise],
+) -> Iterator[tuple[str, Outcome, Noise | str | None]]:
+    for label in np.unique(tested.labels):
+        here = tested.labels == label
+        details, count = {}, int(here.sum())
+        if among_real is not None and (there := among_real.labels == label).any():
+            details["real_on_real"] = float(among_real.right[there].mean())
+        found: Noise | str | None = None
+        if again is not None and not tested.known[here].any():
+            found = "the probe was trained on no row of this class"
+        elif again is not None:
+            found = _too_few(**{f"class {label}": count}) or noise(tested.right[here], again[:, here])
+        yield str(label), Outcome(float(tested.right[here].mean()), (), details), found
+
+
+def _tstr_noise(right: NDArray[np.bool_], again: NDArray[np.bool_]) -> Noise:
+    shared, trained = right - right.mean(), float(again.mean(axis=1).var(ddof=1))
+    tested = float(shared.var(ddof=1)) / len(right)
+    known = freedom.of_sum((trained, RESAMPLES - 1), (tested, np.inf))
+    return Noise(shared=shared, count=len(right), own=trained, freedom=known)
+
+
+def _trts_noise(right: NDArray[np.bool_], again: NDArray[np.bool_]) -> Noise:
+    """The probes of real rows are those of every set that is compared with them: their part is what two sets share."""
+    trained, tested = again.mean(axis=1), float(right.var(ddof=1)) / len(right)
+    known = freedom.of_sum((float(trained.var(ddof=1)), RESAMPLES - 1), (tested, np.inf))
+    return Noise(shared=trained, count=1, own=tested, freedom=known)
+
+
+def _too_few(**rows: int) -> str:
+    few = [f"{side} has {count}" for side, count in rows.items() if count < FEWEST_ROWS]
+    return f"it needs {FEWEST_ROWS} rows; {few[0]}" if few else ""
 
 
 def probed(learnt: Labelled, tested: Labelled) -> Tested:
@@ -202,11 +266,39 @@ def probed(learnt: Labelled, tested: Labelled) -> Tested:
         )
     moments = Moments.of(learnt.features, learnt.rows)
     probe, settled = fitted(moments.standardised(learnt.features, learnt.rows), learnt.labels[learnt.rows])
-    right = np.empty(len(tested.rows), dtype=np.bool_)
-    for part in slices(len(right), block_rows(tested.features)):
-        rows = tested.rows[part]
-        right[part] = probe.predict(moments.standardised(tested.features, rows)) == tested.labels[rows]
-    return Tested(tested.rows, right, known, tuple(_remarks(learnt, tested, known, settled=settled)))
+    (right,) = _right([probe], moments, tested)
+    remarks = tuple(_remarks(learnt, tested, known, settled=settled))
+    return Tested(tested.rows, tested.labels[tested.rows], right, known, remarks)
+
+
+def probed_again(learnt: Labelled, tested: Labelled, seed: int) -> NDArray[np.bool_]:
+    """Train probes on rows of one set drawn with replacement, as many as there are, and test each on another set.
+
+    Which rows are drawn depends on the seed and their number alone.
+
+    Returns:
+        Whether each row is named rightly, shape (RESAMPLES, n).
+    """
+    moments, labels = Moments.of(learnt.features, learnt.rows), learnt.labels[learnt.rows]
+    rows = moments.standardised(learnt.features, learnt.rows)
+    rng = np.random.default_rng([seed, len(labels)])
+    probes: list[Any] = []
+    while len(probes) < RESAMPLES:
+        times = np.bincount(rng.integers(len(labels), size=len(labels)), minlength=len(labels))
+        drawn = times > 0
+        if len(np.unique(labels[drawn])) > 1:  # a single class teaches nothing
+            probes.append(fitted(rows[drawn], labels[drawn], times[drawn])[0])
+    return _right(probes, moments, tested)
+
+
+def _right(probes: Sequence[Any], moments: Moments, tested: Labelled) -> NDArray[np.bool_]:
+    """Which rows each probe names rightly, shape (probes, n)."""
+    found = np.empty((len(probes), len(tested.rows)), dtype=np.bool_)
+    for part in slices(len(tested.rows), block_rows(tested.features)):
+        rows = moments.standardised(tested.features, tested.rows[part])
+        for right, probe in zip(found, probes, strict=True):
+            right[part] = probe.predict(rows) == tested.labels[tested.rows[part]]
+    return found
 
 
 def _remarks(learnt: Labelled, tested: Labelled, known: NDArray[np.bool_], *, settled: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simet_cache.metrics.metric import Noise, Outcome, Summarised
+from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
 from simet_cache.metrics.rows import Features, Floats
 from simet_cache.metrics.unit import unit_blocks
 
@@ -37,6 +37,7 @@ class Spectrum:
         return -float(self.values @ _logarithm(self.values))
 
 
+@kept_as("spectrum", version=1)
 def summarise(features: Features, *, device: str = "cpu") -> Spectrum:
     """Eigenvalues of the cosine matrix of one set, over n.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from simet_cache.atomic import Staged, reported, staged, sync_folder
 from simet_cache.config.parts import MAX_COPIES
+from simet_cache.escaping import for_csv, for_json
 from simet_cache.metrics import MetricValue
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.restraints import Verdict
@@ -55,7 +56,7 @@ def write_files(results: EvaluationResults, folder: Path) -> None:
         StoreError: The folder or a file cannot be written.
     """
     prepare_folder(folder)
-    texts = (as_csv(results), json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n")
+    texts = (as_csv(results), for_json(json.dumps(results.to_json(), indent=2, ensure_ascii=False)) + "\n")
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(_written(folder / name, text)) for name, text in zip(NAMES, texts, strict=True)
@@ -72,7 +73,7 @@ def _written(path: Path, text: str) -> Iterator[Staged]:
     with ExitStack() as stack:
         with reported("cannot write", path):
             new = stack.enter_context(staged(path))
-            new.file.write(text.encode("utf-8", "backslashreplace"))  # in JSON, that is a name's way to be no UTF-8
+            new.file.write(text.encode())
             new.finish()
         yield new
 
@@ -80,13 +81,14 @@ def _written(path: Path, text: str) -> Iterator[Staged]:
 def as_csv(results: EvaluationResults) -> str:
     """One row for each comparison and metric, for each class where that was asked for, and for ``max_copies``.
 
-    A dataset that could not be measured has one row, which says why, and so has a metric.
+    A dataset that could not be measured has one row, which says why, and so has a metric. Texts that a spreadsheet
+    would take for formulas begin with an apostrophe.
     """
     verdicts = {(one.reference, one.extractor, one.dataset, one.metric): one for one in results.verdicts}
     text = io.StringIO()
     columns = [*_WHERE, *results.part_names, "step", *_COLUMNS, *_MORE, *_LAST]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: for_csv(name) for name in columns})
     for table in results.tables:
         for one in table.datasets:
             about = {
@@ -94,7 +96,10 @@ def as_csv(results: EvaluationResults) -> str:
                 for name in (*one.values, MAX_COPIES)
                 if (place := (table.reference.name, table.extractor, one.name, name)) in verdicts
             }
-            writer.writerows(_rows(table, one, about))
+            writer.writerows(
+                {name: for_csv(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+                for row in _rows(table, one, about)
+            )
     return text.getvalue()
 
 

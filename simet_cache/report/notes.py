@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from simet_cache.datasets.passed_over import in_one_line
 from simet_cache.metrics import METRICS, MetricValue, Ranking
+from simet_cache.report.image_notes import image_notes
 from simet_cache.report.numbers import UNBIASED, bias_of
 from simet_cache.report.results import DatasetResult, EvaluationResults, Table
 from simet_cache.report.severity import Severity, severity_of
@@ -53,6 +54,7 @@ def notes(results: EvaluationResults) -> list[str]:
         *_cut(_skipped(tables), "sets have images skipped"),
         *_passed_over(results),
         *_cut(_biased(tables, names), "metrics are biased; results.json has them all"),
+        *image_notes(tables),
         *_cut(_left_out(tables, names), "reasons why sets are not ranked; results.json has them all"),
         *_warnings(tables, names),
         *_cut(_open_rankings(tables, names), "rankings are open; results.json has them all"),
@@ -93,7 +95,7 @@ def _not_measured(tables: Sequence[Table], names: _Names) -> list[str]:
         were = "was" if len(set(subjects)) == 1 else "were"
         lines.append(f"{_listed(subjects)} {were} not measured: {error}")
     shown = _cut(lines, "reasons why datasets were not measured; results.json has them all")
-    if any("cannot read image" in error for error in by_error):
+    if any("cannot read image" in error and "bit_depth" not in error for error in by_error):
         shown.append("on_bad_image: skip leaves such images out, and lists them in the results")
     return shown
 

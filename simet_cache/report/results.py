@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from simet_cache.datasets.bit_depth import BitDepth
 from simet_cache.datasets.passed_over import PassedOver
+from simet_cache.datasets.survey import Survey
 from simet_cache.featureset import FeatureSet
 from simet_cache.metrics import Copies, MetricValue, Ranking
 from simet_cache.report.labels import label_of
@@ -35,6 +37,8 @@ class DatasetResult:
         device: What it ran on, likewise.
         skipped: Images that could not be read and were left out, with the reason.
         passed_over: What lies in its folder and does not count as an image.
+        looks: What its files look like, where it is a folder.
+        bit_depth: How its images of more than 8 bits for each pixel were read, where there are any.
         bad_images: Images that cannot be read, with the reason, where that is why there are no features.
         error: Why it could not be measured; None where it was.
         values: By metric; empty for the reference, and where it could not be measured.
@@ -54,6 +58,8 @@ class DatasetResult:
     device: str | None = None
     skipped: tuple[dict[str, str], ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    looks: Survey | None = None
+    bit_depth: BitDepth | None = None
     bad_images: tuple[dict[str, str], ...] = ()
     error: str | None = None
     values: Mapping[str, MetricValue] = field(default_factory=dict)
@@ -240,7 +246,9 @@ def _dataset_json(result: DatasetResult) -> dict[str, Any]:
         "images_per_second": result.images_per_second,
         "device": result.device,
         "skipped": list(result.skipped),
-        "passed_over": [dict(vars(one)) for one in result.passed_over],
+        "passed_over": [one.to_json() for one in result.passed_over],
+        "looks": result.looks.to_json() if result.looks else None,
+        "bit_depth": result.bit_depth._asdict() if result.bit_depth else None,
         "bad_images": list(result.bad_images),
         "error": result.error,
         "values": {name: _value_json(value, result.suffix) for name, value in result.values.items()},

@@ -27,10 +27,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from simet_cache.atomic import reported
+from simet_cache.atomic import read_regular, reported
+from simet_cache.errors import StoreError
 from simet_cache.report.files import NAMES, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults
 
+_LONGEST = 1 << 30  # bytes of results that are read
 _PATIENCE = 60.0  # seconds for which runs that end at the same moment wait for each other
 _RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _LEFTOVER = re.compile(r"\.results\.(json|csv)\.[a-z0-9_]{8}\.tmp")  # of a writer that was killed
@@ -137,8 +139,8 @@ def _new_folder(output: Path, started_at: str, run_id: str) -> Path:
 def _last_good(output: Path) -> dict[str, Any]:
     """As they were written, by this version or by another one; empty where there are none that can be read."""
     try:
-        found = json.loads((output / "results.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(read_regular(output / "results.json", most=_LONGEST))
+    except (OSError, StoreError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from simet_cache.escaping import for_markdown, for_terminal
 from simet_cache.metrics import METRICS
 from simet_cache.report.notes import notes
 from simet_cache.report.numbers import aligned, bias_of, written
@@ -31,9 +32,6 @@ _LEGEND = {
     _MARK["first"]: "first in its column, which may be chance",
     _BIASED: "few rows raise the value by more than half its interval; see below",
 }
-_HARMLESS = str.maketrans(
-    {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
-)
 _HEADING = 10  # characters of a heading that stand in one line at least
 _NAME = 20  # characters of a dataset's name that stand in one line at least
 _GAP = 3  # between two columns
@@ -63,14 +61,14 @@ def print_table(results: EvaluationResults) -> None:
     shown, hidden = parts(results)
     for part in shown:
         console.print()
-        names = ("dataset", *results.part_names)
+        names = ("dataset", *map(for_terminal, results.part_names))
         _print_part(console, *_cells(results, part), title=_title(part.table), names=names)
         if part.left_out:
-            console.print(Text(part.left_out), soft_wrap=True)
+            console.print(Text(for_terminal(part.left_out)), soft_wrap=True)
     for line in (*_legend(shown), *_tables_left_out(hidden), *notes(results)):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(for_terminal(line)), soft_wrap=True)
     verdict = ("PASS", "bold green") if results.passed else ("FAIL", "bold red")
-    console.print(Text.assemble(verdict, f" {results.summary}"), soft_wrap=True)
+    console.print(Text.assemble(verdict, f" {for_terminal(results.summary)}"), soft_wrap=True)
 
 
 def _print_part(
@@ -88,7 +86,7 @@ def _print_part(
     others = [number for number in range(len(header)) if number not in leading]
     for first, columns in _packed(leading, others, widths, console.width):
         if first:  # not as the table's title, which wraps where the table is narrower than it
-            console.print(Text(title, style="bold"))
+            console.print(Text(for_terminal(title), style="bold"))
         table = RichTable(box=box.SIMPLE_HEAD)
         for number in columns:
             of_values = any(row[number].words for row in rows)  # which are as wide as their column already
@@ -141,14 +139,12 @@ def as_markdown(results: EvaluationResults) -> str:
     lines = []
     for part in shown:
         header, rows = _cells(results, part)
-        lines += [f"### {_escape(_title(part.table))}", "", _row(header), _row(["---"] * len(header))]
-        lines += [
-            _row([f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text) for cell in row]) for row in rows
-        ]
-        lines += ["", *((_escape(part.left_out), "") if part.left_out else ())]
+        lines += [f"### {for_markdown(_title(part.table))}", "", _row(map(for_markdown, header))]
+        lines += [_row(["---"] * len(header)), *(_row(map(_markdown_cell, row)) for row in rows)]
+        lines += ["", *((for_markdown(part.left_out), "") if part.left_out else ())]
     said = (*_legend(shown), *_tables_left_out(hidden), *notes(results))
-    lines += [f"- {_escape(line)}" for line in said]
-    return "\n".join([*lines, "", f"**{'PASS' if results.passed else 'FAIL'}** {results.summary}"])
+    lines += [f"- {for_markdown(line)}" for line in said]
+    return "\n".join([*lines, "", f"**{'PASS' if results.passed else 'FAIL'}** {for_markdown(results.summary)}"])
 
 
 def _tables_left_out(hidden: int) -> list[str]:
@@ -176,7 +172,7 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
     steps = any(one.step is not None for other in results.tables for one in other.datasets)
     header = [
         "dataset",
-        *results.part_names,
+        *map(for_terminal, results.part_names),
         *(["step"] if steps else []),
         "images",
         *(["copies"] if copied else []),
@@ -190,8 +186,8 @@ def _cells(results: EvaluationResults, part: Part) -> tuple[list[str], list[list
         broken = {verdict.metric: verdict.label for verdict in verdicts if not verdict.passed}
         rows.append(
             [
-                _Cell(one.name),
-                *(_Cell(one.parts.get(name, "-")) for name in results.part_names),
+                _Cell(for_terminal(one.name)),
+                *(_Cell(for_terminal(one.parts.get(name, "-"))) for name in results.part_names),
                 *([_Cell("-" if one.step is None else str(one.step))] if steps else []),
                 _Cell(str(one.features.shape[0]) if one.features else "-"),
                 *([_copies(one)] if copied else []),
@@ -247,10 +243,9 @@ def _styled(cell: _Cell) -> Text:
     return Text(cell.text, style="red" if cell.broken else "bold" if cell.best else "", overflow="fold")
 
 
-def _row(cells: list[str]) -> str:
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
-    """Names of folders are not ours: no markup of theirs shall count."""
-    return text.translate(_HARMLESS)
+def _markdown_cell(cell: _Cell) -> str:
+    return f"**{for_markdown(cell.text)}**" if cell.best else for_markdown(cell.text)

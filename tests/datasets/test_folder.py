@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,10 +18,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from torch.utils.data import DataLoader
 
-from simet_cache.datasets.folder import FolderDataset, has_images, image_files, image_suffixes
+from simet_cache.datasets import passed_over
+from simet_cache.datasets.folder import FolderDataset, has_images, image_files
+from simet_cache.datasets.suffixes import IMAGE_SUFFIXES, VERSION
 from simet_cache.errors import DatasetError, ImageReadError
 
 
@@ -83,8 +89,81 @@ def test_other_files_do_not_count(tmp_path: Path, name: str) -> None:
 
 def test_no_suffix_of_a_program_or_a_stub() -> None:
     wanted = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo"}
-    assert wanted <= image_suffixes()
-    assert not {".eps", ".ps", ".wmf", ".emf", ".h5", ".hdf", ".grib", ".bufr", ".mpg", ".pdf"} & image_suffixes()
+    assert wanted <= IMAGE_SUFFIXES
+    assert not {".eps", ".ps", ".wmf", ".emf", ".h5", ".hdf", ".grib", ".bufr", ".mpg", ".pdf"} & IMAGE_SUFFIXES
+
+
+def test_the_list_of_suffixes_is_part_of_keys() -> None:
+    """A number of images is in every key: raise VERSION with the list, and say which keys change."""
+    listed = " ".join(sorted(IMAGE_SUFFIXES))
+    assert (VERSION, hashlib.md5(listed.encode()).hexdigest()) == (1, "d6f0cfb26678be54844983e3718b4954")
+
+
+_COUNTING = """
+import sys
+from PIL import Image
+
+Image.init()
+if sys.argv[2] == "older":
+    for known in (Image.OPEN, Image.SAVE, Image.MIME):
+        known.pop("AVIF", None)
+    Image.ID.remove("AVIF")
+    for suffix in (".avif", ".avifs"):
+        Image.EXTENSION.pop(suffix)
+elif sys.argv[2] == "plugin":
+    Image.register_open("HEIF", Image.OPEN["PNG"][0], lambda start: start[4:8] == b"ftyp")
+    Image.register_extensions("HEIF", [".heic", ".hif"])
+
+from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import ImageReadError
+
+dataset = FolderDataset(sys.argv[1])
+print(len(dataset), dataset.files)
+try:
+    dataset[dataset.files.index("b.avif")]
+    print("read")
+except ImageReadError as error:
+    print(error.reason)
+"""
+
+
+@pytest.mark.parametrize("pillow", ["as it is", "older", "plugin"])
+def test_which_files_count_does_not_depend_on_pillow(tmp_path: Path, pillow: str) -> None:
+    if "avif" not in features.get_supported():
+        pytest.skip("this Pillow reads no AVIF")
+    root = put(tmp_path / "root", "a.png", "c.heic")
+    Image.new("RGB", (8, 8)).save(root / "b.avif")
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTING, str(root), pillow], capture_output=True, text=True, check=True
+    )
+    files, read = done.stdout.splitlines()
+    assert files == "2 ['a.png', 'b.avif']"
+    without = "an image in AVIF format, which Pillow .* does not decode; pip install 'pillow>=11.3' has it"
+    assert re.fullmatch(without if pillow == "older" else "read", read)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\0\0\0\x20ftypheic\0\0\0\0mif1heic", "in HEIF format, which .* convert it"),
+        (b"\xff\x0a" + b"jxl" * 9, "in JPEG XL format, which .* convert it"),
+        (b"no image", "^not an image that Pillow can decode"),
+    ],
+)
+def test_a_format_without_a_decoder_is_named(tmp_path: Path, start: bytes, said: str) -> None:
+    (tmp_path / "a.png").write_bytes(start)
+    with pytest.raises(ImageReadError) as caught:
+        FolderDataset(tmp_path)[0]
+    assert re.search(said, caught.value.reason)
+
+
+@pytest.mark.parametrize("codec", ["jpeg2k_decoder", "jpeg_decoder", "zip_decoder"])
+def test_a_codec_that_was_not_compiled_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    suffix = {"jpeg2k_decoder": "jp2", "jpeg_decoder": "jpg", "zip_decoder": "png"}[codec]
+    Image.new("RGB", (8, 8)).save(tmp_path / f"a.{suffix}")
+    monkeypatch.delattr(f"PIL.Image.core.{codec}")
+    with pytest.raises(ImageReadError, match=r"this Pillow has no decoder \w+; pip install --force-reinstall pillow"):
+        FolderDataset(tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", [".a.png", "._a.png", ".git/a.png", "x/.y/a.png", "__MACOSX/a.png", "Thumbs.db"])
@@ -340,6 +419,29 @@ def test_what_is_passed_over_is_counted_by_reason(tmp_path: Path) -> None:
         "neither file nor folder": (1, "pipe.png"),
         "a link to a folder that counts already": (2, "again"),
     }
+
+
+def test_what_is_not_named_like_an_image_is_counted_by_suffix_in_one_line(tmp_path: Path) -> None:
+    names = ["a.png", "sample_1", "sample_2", "x/sample_3", "b.NPY", "c.npy", "d.heic"]
+    (others,) = FolderDataset(put(tmp_path, *names)).passed_over
+    said = "6 not named like an image (3 without a suffix, 2 .npy, 1 .heic; first b.NPY)"
+    assert str(others) == said
+    assert passed_over.in_one_line([("real", (others,))], []) == f"passed over: real: {said}"
+    assert others.to_json() == {
+        "why": "not named like an image",
+        "count": 6,
+        "first": "b.NPY",
+        "suffixes": {"": 3, ".npy": 2, ".heic": 1},
+    }
+
+
+def test_thousands_of_suffixes_are_not_kept_one_by_one() -> None:
+    notes = passed_over.Notes()
+    for number in range(5000):
+        notes.add(passed_over.OTHER, f"a.{number}", suffix=f".{number}")
+    (others,) = notes.all()
+    assert (others.count, len(others.suffixes)) == (5000, 1000)
+    assert len(str(others)) < 200
 
 
 def test_nothing_is_said_where_everything_counts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,17 @@ def test_the_model_is_fused_and_ready_for_inference(weights_file: Path) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def test_the_default_is_the_published_file(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_published_file(weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def download(url: str, **options: Any) -> dict[str, torch.Tensor]:
+    def download(url: str, target: str, head: str, **options: Any) -> None:
         asked.append(url)
-        assert options["weights_only"] is True
-        return torch.load(weights_file, weights_only=True)
+        shutil.copy(weights_file, target)
 
-    monkeypatch.setattr(w, "load_state_dict_from_url", download)
-    make_extractor(ExtractorConfig(name="fid_inception")).build()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(w, "download_url_to_file", download)
+    with pytest.raises(WeightsError, match="expected the published weights"):  # since these are random
+        make_extractor(ExtractorConfig(name="fid_inception")).build()
     assert asked == [URL_INCEPTION_V3]
 
 

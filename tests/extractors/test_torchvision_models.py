@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,13 +62,22 @@ def features(config: ExtractorConfig, images: Images) -> torch.Tensor:
         return extractor.build().to(memory_format=torch.channels_last)(batch)
 
 
+def headless(config: ExtractorConfig) -> nn.Module:
+    return torchvision_models._headless(config, torchvision_models.weights(config))
+
+
 def published(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Make a file the official one: its digest stands in the URL."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    official = SimpleNamespace(
-        url=f"https://weights.invalid/inception_v3_google-{digest[:8]}.pth", name="IMAGENET1K_V1"
-    )
-    monkeypatch.setattr(torchvision_models, "_weights", lambda name: official)
+
+    class Published(list[Any]):
+        """As torchvision's enumerations."""
+
+        DEFAULT = SimpleNamespace(
+            url=f"https://weights.invalid/inception_v3_google-{digest[:8]}.pth", name="IMAGENET1K_V1"
+        )
+
+    monkeypatch.setattr(torchvision_models, "get_model_weights", lambda name: Published([Published.DEFAULT]))
 
 
 # inception_v3
@@ -90,7 +100,7 @@ def test_inception_is_torchvisions_without_its_head_on_the_references_preprocess
 
 
 def test_inceptions_input_is_not_transformed_on_any_route(
-    weights_file: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+    weights_file: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchvision turns ``transform_input`` on by itself when weights are given by name."""
     built: list[nn.Module] = []
@@ -101,20 +111,26 @@ def test_inceptions_input_is_not_transformed_on_any_route(
 
     asked: list[str] = []
 
-    def download(url: str, **options: Any) -> dict[str, torch.Tensor]:
+    def download(url: str, target: str, head: str, **options: Any) -> None:
         asked.append(url)
-        assert options["weights_only"] is True
-        assert options["check_hash"] is True
-        return torch.load(weights_file, weights_only=True)
+        assert url.endswith(f"-{head}.pth")
+        shutil.copy(weights_file, target)
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torchvision_models, "get_model", spy)
-    monkeypatch.setattr(w, "load_state_dict_from_url", download)
+    monkeypatch.setattr(w, "download_url_to_file", download)
+    with pytest.raises(WeightsError, match="expected the published weights"):  # since these are random
+        make_extractor(ExtractorConfig(name="inception_v3")).build()
+    assert asked == ["https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"]
+    published(monkeypatch, weights_file)
+    shutil.rmtree(tmp_path / "hub")
+    built.clear()
     by_default = features(ExtractorConfig(name="inception_v3"), images[:1])
     by_file = features(ExtractorConfig(name="inception_v3", weights=str(weights_file)), images[:1])
     make_extractor(ExtractorConfig(name="inception_v3", weights="random")).build()
     assert [model.transform_input for model in built] == [False] * 3
     assert torch.equal(by_default, by_file)
-    assert asked == ["https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"]
+    assert len(asked) == 2
 
 
 def test_inceptions_suffix_is_the_references(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +269,7 @@ def test_families_at_a_small_size_fused_and_plain(name: str, width: int, images:
     config = ExtractorConfig(name=name, weights="random", image_size=64)
     found = features(config, images)
     assert found.shape == (4, width)
-    plain = w.seeded(0, lambda: torchvision_models._headless(config)).eval()
+    plain = w.seeded(0, lambda: headless(config)).eval()
     with torch.inference_mode():
         expected = plain(torch.stack([make_extractor(config).transform(image) for image in images]))
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -268,7 +284,7 @@ def test_a_built_model_is_ready_for_inference() -> None:
 
 
 def test_googlenets_weights_need_the_transformed_input() -> None:
-    assert torchvision_models._headless(ExtractorConfig(name="googlenet", weights="random")).transform_input is True
+    assert headless(ExtractorConfig(name="googlenet", weights="random")).transform_input is True
 
 
 def test_a_model_without_a_linear_head() -> None:
@@ -309,7 +325,7 @@ def test_vision_transformers_are_built_for_what_they_will_see(monkeypatch: pytes
 
     monkeypatch.setattr(torchvision_models, "get_model", spy)
     for name, size, expected in [("vit_b_16", None, 224), ("vit_b_16", 64, 64), ("vit_h_14", None, 518)]:
-        torchvision_models._headless(ExtractorConfig(name=name, image_size=size))
+        headless(ExtractorConfig(name=name, image_size=size))
         assert asked["image_size"] == expected
 
 

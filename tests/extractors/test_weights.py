@@ -18,13 +18,13 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import nn
-from torchvision.models import get_model, resnet18
+from torchvision.models import ResNet50_Weights, get_model, resnet18
 from torchvision.models.densenet import DenseNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from simet_cache.config import ExtractorConfig
 from simet_cache.errors import WeightsError
-from simet_cache.extractors import check_weights, make_extractor, torchvision_models
+from simet_cache.extractors import check_weights, fid_inception, frechet_label, make_extractor, torchvision_models
 from simet_cache.extractors import weights as w
 
 URL = "https://weights.invalid/models/tiny-0123abcd.pth"
@@ -47,6 +47,13 @@ def layers() -> nn.Sequential:
 def saved(path: Path, value: object) -> Path:
     torch.save(value, path)
     return path
+
+
+def published(path: Path, value: object) -> Path:
+    """A file under a published name: its digest stands in it."""
+    saved(path, value)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -250,7 +257,7 @@ def test_the_names_of_published_densenets(tmp_path: Path, monkeypatch: pytest.Mo
         for name, value in model.state_dict().items()
     }
     path = saved(tmp_path / "w.pth", old)
-    built = torchvision_models.build(ExtractorConfig(name="densenet121", weights=str(path)))
+    built = make_extractor(ExtractorConfig(name="densenet121", weights=str(path))).build()
     model.classifier = nn.Identity()
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
@@ -276,7 +283,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_network_the_three_ways_out_are_named(hub: Path) -> None:
     with pytest.raises(WeightsError) as caught:
-        w.download(URL)
+        w.fetch(URL)
     assert str(caught.value) == (
         f"cannot download the weights from {URL} (Temporary failure in name resolution);"
         " set extractor.weights=path/to/tiny-0123abcd.pth to a copy of that file,"
@@ -291,13 +298,19 @@ def test_a_network_may_fail_in_many_ways(hub: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("torch.hub.urlopen", urlopen)
     with pytest.raises(WeightsError, match=r"cannot download .* \(\w+\); set extractor.weights="):
-        w.download(URL)
+        w.fetch(URL)
+
+
+def found(config: ExtractorConfig, url: str) -> w.Weights:
+    return w.find(config, [url], default=url)
 
 
 def test_a_file_that_is_there_needs_no_network(hub: Path) -> None:
     state = layers().state_dict()
-    saved(hub / "tiny-0123abcd.pth", state)
-    assert equal(w.download(URL), state)
+    path = published(hub / "tiny.pth", state)
+    weights = found(ExtractorConfig(), f"https://weights.invalid/{path.name}")
+    assert (weights.path, weights.suffix, weights.identity) == (path, "", path.name)
+    assert equal(w.load(weights), state)
 
 
 def test_a_damaged_or_malicious_file_in_the_hub_folder(hub: Path, tmp_path: Path) -> None:
@@ -305,7 +318,7 @@ def test_a_damaged_or_malicious_file_in_the_hub_folder(hub: Path, tmp_path: Path
     for content in (b"", b"PK\x03\x04", pickle.dumps(Touch(tmp_path / "ran"))):
         file.write_bytes(content)
         with pytest.raises(WeightsError, match=r"is damaged .*; remove it, so that it is downloaded again") as caught:
-            w.download(URL)
+            w.load(found(ExtractorConfig(), URL))
         assert str(caught.value).startswith(str(file))
     assert not (tmp_path / "ran").exists()
 
@@ -316,9 +329,9 @@ def test_a_download_is_checked_against_its_name(hub: Path, tmp_path: Path, monke
     path = saved(tmp_path / "served.pth", state)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr("torch.hub.urlopen", lambda request, *_, **__: ServedFile(path))
-    assert equal(w.download(f"https://weights.invalid/good-{digest[:8]}.pth"), state)
+    assert equal(w.load(found(ExtractorConfig(), f"https://weights.invalid/good-{digest[:8]}.pth")), state)
     with pytest.raises(WeightsError, match="invalid hash value"):
-        w.download(URL)
+        w.fetch(URL)
     assert [file.name for file in hub.iterdir()] == [f"good-{digest[:8]}.pth"]
 
 
@@ -388,18 +401,19 @@ def test_random_weights_are_the_same_in_every_process(capsys: pytest.CaptureFixt
 def test_a_copy_of_the_official_file_adds_nothing_and_another_its_digest(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"weights")
+    config = ExtractorConfig(weights=str(path))
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert w.suffix_part(path, f"https://x/y/name_v2-{digest[:8]}.pth") == ""
-    assert w.suffix_part(path, f"https://x/y/name_v2-{digest[:10]}.pth") == ""
-    assert w.suffix_part(path, URL) == f"_w{digest[:8]}"
-    assert w.suffix_part(path, "https://x/y/name.pth") == f"_w{digest[:8]}"
+    assert found(config, f"https://x/y/name_v2-{digest[:8]}.pth").suffix == ""
+    assert found(config, f"https://x/y/name_v2-{digest[:10]}.pth").suffix == ""
+    assert found(config, URL).suffix == f"_w{digest[:8]}"
+    assert found(config, "https://x/y/name.pth").suffix == f"_w{digest[:8]}"
     path.write_bytes(b"weighty")
-    assert w.suffix_part(path, URL) == f"_w{hashlib.sha256(b'weighty').hexdigest()[:8]}"
+    assert found(config, URL).suffix == f"_w{hashlib.sha256(b'weighty').hexdigest()[:8]}"
 
 
 def test_the_digest_of_a_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot read the weights file .*gone.pth: No such file or directory"):
-        w.suffix_part(tmp_path / "gone.pth", URL)
+        w.digest_of(tmp_path / "gone.pth")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "swin_t", "inception_v3", "convnext_tiny"])
@@ -457,6 +471,127 @@ def test_a_file_of_weights_that_fits_is_said_to_fit(tmp_path: Path, name: str) -
 
 def test_weights_that_are_published_or_random_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(w, "read_file", None)
-    monkeypatch.setattr(w, "download", None)
+    monkeypatch.setattr(w, "load", None)
     for weights in ("default", "random"):
         check_weights(ExtractorConfig(name="resnet18", weights=weights))
+
+
+# What a file is called says nothing: its digest does
+
+
+FID_NAME = fid_inception.URL.rsplit("/", 1)[1]
+
+
+def test_another_file_under_the_published_name_is_not_the_published_one(
+    hub: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In torch's hub folder, where `weights: default` finds it."""
+    assert make_extractor(ExtractorConfig()).suffix == "fid_inception"  # what will be downloaded is checked
+    path = saved(hub / FID_NAME, {"x": torch.zeros(1)})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for _ in range(2):
+        extractor = make_extractor(ExtractorConfig())
+    assert extractor.suffix == ExtractorConfig().suffix == f"fid_inception_w{digest[:8]}"
+    assert extractor.identity["weights"] == f"sha256:{digest}"
+    assert frechet_label(extractor.suffix) == f"FD (fid_inception_w{digest[:8]})"
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == (
+        f"{path} has the name of published weights and is another file (sha256 {digest}): its features get a suffix"
+        f" of their own, _w{digest[:8]}, and compare with no published values. Remove it if it should be the published"
+        " file"
+    )
+
+
+def test_a_file_that_takes_the_place_of_another_is_another_at_once(hub: Path) -> None:
+    suffixes = set()
+    for value in range(2):
+        saved(hub / FID_NAME, {"x": torch.full((1,), float(value))})
+        suffixes.add(make_extractor(ExtractorConfig()).suffix)
+    assert len(suffixes) == 2
+
+
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
+    """As `cp -p` and `os.replace` leave it: the inode or the time of the status differs."""
+    path = tmp_path / "latest.pth"
+    path.write_bytes(b"one")
+    status = path.stat()
+    config = ExtractorConfig(weights=str(path))
+    before = make_extractor(config).suffix
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert make_extractor(config).suffix != before
+
+
+def test_the_published_file_is_that_wherever_it_lies(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published(tmp_path / "weights-inception.pth", {"x": torch.zeros(1)})
+    monkeypatch.setattr(fid_inception, "URL", f"https://weights.invalid/{path.name}")
+    copies = [tmp_path / "mine.pth", hub / path.name]
+    for copy in copies:
+        copy.write_bytes(path.read_bytes())
+    named = [ExtractorConfig(weights=str(copy)) for copy in copies]
+    for config in (ExtractorConfig(), *named):
+        extractor = make_extractor(config)
+        assert (extractor.suffix, extractor.identity["weights"]) == ("fid_inception", path.name)
+
+
+def test_the_same_file_makes_the_same_features_wherever_it_lies(hub: Path, tmp_path: Path) -> None:
+    """Also those that stand in for torchvision's default, whose preprocessing differs from that of older weights."""
+    name = ResNet50_Weights.DEFAULT.url.rsplit("/", 1)[1]
+    stranger = saved(hub / name, {"x": torch.zeros(1)})
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(stranger.read_bytes())
+    found, named = (
+        make_extractor(ExtractorConfig(name="resnet50", **options)) for options in ({}, {"weights": str(copy)})
+    )
+    assert found.suffix == named.suffix != "resnet50_imagenet1k_v2"
+    assert found.identity == named.identity
+
+
+def test_a_file_in_the_hub_folder_that_does_not_fit_is_found_before_the_run(hub: Path) -> None:
+    path = saved(hub / FID_NAME, {"x": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=rf"the weights of {path} lack \d+ of \d+ tensors"):
+        check_weights(ExtractorConfig())
+
+
+# What is loaded is what the key says
+
+
+def test_a_model_has_the_weights_that_were_found_for_it(tmp_path: Path) -> None:
+    """A training job overwrites its file between the plan and the extraction."""
+    path = saved(tmp_path / "latest.pth", resnet18().state_dict())
+    extractor = make_extractor(ExtractorConfig(name="resnet18", weights=str(path)))
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    extractor.build()
+    saved(path, resnet18().state_dict())
+    after = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(WeightsError) as caught:
+        extractor.build()
+    assert str(caught.value) == (
+        f"the weights file {path} was replaced during this run: expected sha256 {before}, as when the key was made,"
+        f" found {after}. Nothing is stored; run again, and give each checkpoint its own file"
+    )
+
+
+def test_tensors_and_digest_are_of_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is put in place right after the file was read."""
+    path, real = saved(tmp_path / "latest.pth", {"x": torch.zeros(1)}), Path.read_bytes
+    weights = found(ExtractorConfig(weights=str(path)), URL)
+
+    def read_and_replace(self: Path) -> bytes:
+        data = real(self)
+        saved(path, {"x": torch.ones(1)})
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_replace)
+    assert w.load(weights)["x"] == 0
+
+
+def test_a_file_that_appears_in_the_hub_folder_after_the_key_was_made(hub: Path) -> None:
+    """The key says the published file, which was to be downloaded."""
+    weights = found(ExtractorConfig(), URL)
+    assert weights.suffix == ""
+    saved(hub / "tiny-0123abcd.pth", layers().state_dict())
+    with pytest.raises(WeightsError, match=r"expected the published weights in .*tiny-0123abcd.pth, found another"):
+        w.load(weights)

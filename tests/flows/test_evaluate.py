@@ -591,14 +591,6 @@ class TestCommand:
         assert "ERROR" not in done.stderr
         assert json.loads((project / "results" / "results.json").read_text())["passed"]
 
-    def test_a_server_that_does_not_answer_is_one_sentence_and_exit_code_2(
-        self, project: Path, run: Callable[..., Any]
-    ) -> None:
-        done = run(SCRIPT, "config.yaml", cwd=project, PREFECT_API_URL="http://127.0.0.1:9/api")
-        assert done.returncode == 2
-        assert "no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
-        assert "Traceback" not in done.stderr
-
     @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_an_interrupted_run_ends_soon_and_keeps_what_was_extracted(
         self,

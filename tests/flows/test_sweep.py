@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
+from torchvision.models import resnet18
 
 from flows.evaluate import ROOT, main
 from flows.session import wait_until_recorded
 from simet_cache import FeatureStore
 from simet_cache import comparisons as comparing
+from simet_cache import extraction as extracting
 from simet_cache import plan as planning
 from simet_cache.datasets import folder as folders
 from simet_cache.datasets.folder import FolderDataset
@@ -606,3 +609,36 @@ class TestOnDask:
         assert done.returncode == 2
         assert "no Dask scheduler answers at tcp://127.0.0.1:1; start one with" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("places", [1, 8])
+def test_weights_that_are_overwritten_during_a_run_fail_the_sets_that_come_after(
+    sets: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: int
+) -> None:
+    """Whether a set was planned once more after that, or had been before. The next run is on the new ones alone."""
+    latest, extract, done = tmp_path / "latest.pth", extracting.extract, Counter[str]()
+
+    def train() -> None:
+        torch.save(resnet18().state_dict(), latest)
+
+    def extract_while_training(*arguments: Any, **options: Any) -> Any:
+        found = extract(*arguments, **options)
+        done["sets"] += 1
+        if done["sets"] == 2:
+            train()
+        return found
+
+    train()
+    monkeypatch.setattr(extracting, "extract", extract_while_training)
+    config = {**sets(2), "extractor": {**SMALL, "weights": str(latest)}, "max_in_flight": places, "metrics": ["kid"]}
+    first = results_of(evaluated(config))
+    assert not first.passed
+    failed = [one for table in first.tables for one in (table.reference, *table.datasets) if one.features is None]
+    assert len(failed) == 1
+    assert "Run again, and give each checkpoint a file of its own" in (failed[0].error or "")
+    assert len(FeatureStore(config["cache_dir"]).keys()) == 2
+    again = results_of(evaluated(config))
+    assert again.passed
+    assert not any(one.cached for table in again.tables for one in (table.reference, *table.datasets))

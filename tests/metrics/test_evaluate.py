@@ -264,7 +264,7 @@ def test_each_class_has_the_value_of_its_own_rows() -> None:
         assert found["fid"].per_class[str(label)] == alone["fid"]
         assert found["precision"].per_class[str(label)] == alone["precision"]
     assert found["fid"].value == evaluate(real=REAL, synth=SYNTH, metrics=["fid"])["fid"].value
-    assert found["tstr"].per_class == {}
+    assert found["tstr"].per_class.keys() == {"0", "1", "2"}  # read off the probe of all classes: see test_probe
 
 
 def test_classes_that_cannot_be_compared_are_named() -> None:

@@ -96,3 +96,18 @@ def test_the_seed_decides_and_summaries_are_shared() -> None:
 def test_three_rows_are_too_few() -> None:
     with pytest.raises(MetricError, match="expected at least 4 rows"):
         measured(np.ones((3, 2)), np.ones((9, 2)))
+
+
+@pytest.mark.parametrize("metric", ["fid", "fd_unbiased", "fd_infinity"])
+def test_intervals_of_heavy_tails_hold(metric: str) -> None:
+    """The degrees of freedom follow from the rows' influences, of which few decide the variance."""
+    found = []
+    for seed in range(60):
+        rng = np.random.default_rng([seed, 6])
+        real, synth = (np.exp(rng.standard_normal((150, 3))) for _ in range(2))
+        value = evaluate(real=real, synth=synth, metrics=[metric], intervals=True, device="cpu")[metric]
+        assert value.interval is not None
+        found.append((value.value, value.interval.low, value.interval.high))
+    values, low, high = np.array(found).T
+    held = float(((low <= values.mean()) & (values.mean() <= high)).mean())
+    assert held >= 0.9, held

@@ -108,3 +108,28 @@ def test_noise_is_the_variance_of_repetitions(splits: int) -> None:
 def test_parameters_out_of_range_are_refused(parameters) -> None:
     with pytest.raises(MetricError, match="expected a whole number"):
         measured(-np.eye(30), **parameters)
+
+
+def test_intervals_hold_where_parts_have_fewer_rows_than_classes() -> None:
+    """The mean of the classes is then known from few rows, and moves with each of them."""
+    values, errors = [], []
+    for seed in range(200):
+        rng = np.random.default_rng([seed, 8])
+        kinds, logits = rng.integers(100, size=200), rng.standard_normal((200, 100))
+        logits[np.arange(200), kinds] += 8 * rng.random(200)
+        side = Summarised(logits, None)
+        parts = inception_score.parts_of(real=side, synth=side, splits=10, seed=0)
+        values.append(inception_score.compare(real=side, synth=side, joint=parts).value)
+        errors.append(inception_score.noise(real=side, synth=side, joint=parts).variance ** 0.5)
+    assert np.sqrt(np.mean(np.square(errors))) > 0.88 * np.std(values, ddof=1)
+    held = np.mean(np.abs(np.array(values) - np.mean(values)) <= 1.96 * np.array(errors))
+    assert held >= 0.91, held
+
+
+def test_noise_is_that_of_the_jackknife() -> None:
+    logits = np.random.default_rng(9).standard_normal((30, 7)) * 3
+    side = Summarised(logits, None)
+    parts = inception_score.parts_of(real=side, synth=side, splits=1, seed=0)
+    without = [by_definition(np.delete(logits, row, axis=0), 1, 0)[0] for row in range(30)]
+    expected = 29 / 30 * np.sum(np.square(without - np.mean(without)))
+    assert inception_score.noise(real=side, synth=side, joint=parts).variance == pytest.approx(expected, rel=1e-9)

@@ -99,8 +99,8 @@ def test_three_digits_of_ten_do_not_beat_all_ten() -> None:
     assert "classes 2, 3, 4, 5, 7 and 2 more in real and not in synth" in part.warnings[0]
     more = np.repeat(np.flatnonzero(few), 2)  # enough rows for an interval
     sets = {"real": real, "first": ten, "second": (ten[0][more], ten[1][more])}
-    sides = {name: Summaries(rows, labels=of) for name, (rows, of) in sets.items()}
-    assert difference(**sides, metrics=["tstr"])["tstr"].better == "first"
+    given = {name: Summaries(rows, labels=of) for name, (rows, of) in sets.items()}
+    assert difference(**given, metrics=["tstr"])["tstr"].better == "first"
 
 
 def test_numbers_beside_each_other_are_about_the_same_rows() -> None:
@@ -168,8 +168,8 @@ def test_scale_and_offset_change_nothing() -> None:
 def test_a_fifth_of_each_real_class_is_held_out_by_the_seed() -> None:
     rng = np.random.default_rng(8)
     rows, labels = samples(rng, 100, noise=3)
-    sides = {name: Summarised(rows, None, labels) for name in ("real", "synth")}
-    tested = [probe.join(**sides, seed=seed).among_real.rows for seed in (0, 0, 1)]
+    both = sides((rows, labels), (rows, labels))
+    tested = [probe.join(**both, seed=seed).among_real.rows for seed in (0, 0, 1)]
     assert list(np.bincount(labels[tested[0]])) == [5, 5, 5, 5]
     np.testing.assert_array_equal(tested[0], tested[1])
     assert not np.array_equal(tested[0], tested[2])
@@ -195,21 +195,100 @@ def test_a_probe_that_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch)
     assert found["tstr"].warnings == ("the probe was stopped before it had converged",)
 
 
-def test_noise_is_binomial_over_the_tested_rows() -> None:
+def sides(real: tuple[Floats, Labels], synth: tuple[Floats, Labels]) -> dict[str, Summarised[None]]:
+    return {name: Summarised(rows, None, labels) for name, (rows, labels) in (("real", real), ("synth", synth))}
+
+
+def test_noise_is_that_of_the_tested_rows_and_that_of_the_training_set() -> None:
     rng = np.random.default_rng(11)
-    (real, labels), (synth, made) = samples(rng, 90, noise=2), samples(rng, 60, noise=2, classes=3)
-    sides = {"real": Summarised(real, None, labels), "synth": Summarised(synth, None, made)}
-    joint = probe.join(**sides, seed=0)
-    for compare, noise, tested in (
-        (probe.compare_tstr, probe.noise_tstr, 90),
-        (probe.compare_trts, probe.noise_trts, 60),
+    both = sides(samples(rng, 90, noise=2), samples(rng, 60, noise=2, classes=3))
+    joint = probe.join(**both, seed=0)
+    for compare, noise, again, tested in (
+        (probe.compare_tstr, probe.noise_tstr, joint.on_real_again, 90),
+        (probe.compare_trts, probe.noise_trts, joint.on_synth_again, 60),
     ):
-        share = compare(**sides, joint=joint).value
-        assert noise(**sides, joint=joint).variance == pytest.approx(share * (1 - share) / tested, rel=0.03)
-    shared = probe.noise_tstr(**sides, joint=joint).shared
-    assert shared.shape == (90,)
-    assert len(set(shared[labels == 3])) == 1  # all wrong
-    assert abs(shared.mean()) < 1e-12
+        share, trained = compare(**both, joint=joint).value, again.mean(axis=1).var(ddof=1)
+        assert trained > 0
+        expected = share * (1 - share) / tested + trained
+        assert noise(**both, joint=joint).variance == pytest.approx(expected, rel=0.03)
+    noise = probe.noise_tstr(**both, joint=joint)
+    assert noise.shared.shape == (90,)
+    assert len(set(noise.shared[both["real"].labels == 3])) == 1  # all wrong
+    assert abs(noise.shared.mean()) < 1e-12
+    assert noise.freedom > probe.RESAMPLES - 1
+
+
+def test_probes_of_real_rows_are_what_two_synthetic_sets_share() -> None:
+    rng = np.random.default_rng(15)
+    real = samples(rng, 90, noise=2)
+    noises = []
+    for _ in range(2):
+        both = sides(real, samples(rng, 4000, noise=2))
+        noises.append(probe.noise_trts(**both, joint=probe.join(**both, seed=0)))
+    assert np.corrcoef(noises[0].shared, noises[1].shared)[0, 1] > 0.7
+
+
+def test_too_few_rows_have_no_noise() -> None:
+    rng = np.random.default_rng(16)
+    both = sides(samples(rng, 49), samples(rng, 80))
+    joint = probe.join(**both, seed=0)
+    for noise in (probe.noise_tstr, probe.noise_trts):
+        assert noise(**both, joint=joint) == "it needs 50 rows; real has 49"
+
+
+def far_kind(rng: np.random.Generator, n: int, *, kinds: int) -> tuple[Floats, Labels]:
+    """Rows of two classes, and of a kind far from all others that belongs to the second, where there are three kinds.
+
+    It lies along a feature that tells the others nothing: chance decides where the boundary meets it.
+    """
+    kind = np.arange(n) % kinds
+    rows = rng.standard_normal((n, 8))
+    rows[:, 0] += 3 * (kind == 1)
+    rows[:, 1:] += 4 * (kind == 2)[:, None]
+    rows[kind == 2, 0] += 1.5
+    return rows, (kind > 0).astype(int)
+
+
+@pytest.mark.slow
+def test_sets_that_lack_the_same_kind_are_rarely_ranked() -> None:
+    """A kind that neither set has is right or wrong as one, by chance, which does not grow less as 1/n."""
+    apart = 0
+    for seed in range(60):
+        rng = np.random.default_rng([seed, 17])
+        sets = {"real": far_kind(rng, 600, kinds=3)} | {
+            name: far_kind(rng, 500, kinds=2) for name in ("first", "second")
+        }
+        given = {name: Summaries(rows, labels=labels) for name, (rows, labels) in sets.items()}
+        apart += difference(**given, metrics=["tstr"])["tstr"].better is not None
+    assert apart <= 6, apart
+
+
+def test_each_class_has_the_accuracy_of_its_rows() -> None:
+    rng = np.random.default_rng(18)
+    real, synth = samples(rng, 400, noise=2), samples(rng, 240, noise=2, classes=3)
+    found = evaluate(
+        real=real[0],
+        synth=synth[0],
+        metrics=["tstr", "trts"],
+        real_labels=real[1],
+        synth_labels=synth[1],
+        per_class=True,
+        intervals=True,
+    )
+    tstr, trts = found["tstr"], found["trts"]
+    assert tstr.per_class.keys() == {"0", "1", "2", "3"}
+    assert trts.per_class.keys() == {"0", "1", "2"}
+    for whole in (tstr, trts):
+        rows = [one.n_real if whole is tstr else one.n_synth for one in whole.per_class.values()]
+        of_classes = [one.value for one in whole.per_class.values()]
+        assert np.average(of_classes, weights=rows) == pytest.approx(whole.value)
+        assert all(one.details["real_on_real"] < 1 for one in whole.per_class.values())
+    missing = tstr.per_class["3"]
+    assert (missing.value, missing.n_real, missing.n_synth, missing.interval) == (0.0, 100, 0, None)
+    assert missing.warnings == ("no interval: the probe was trained on no row of this class",)
+    for one in (tstr.per_class["0"], trts.per_class["0"]):
+        assert one.interval is not None
+        assert one.interval.low < one.value < one.interval.high
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True])

@@ -15,6 +15,7 @@ import pytest
 from simet_cache.config.patterns import RESERVED
 from simet_cache.datasets.passed_over import PassedOver
 from simet_cache.errors import StoreError
+from simet_cache.escaping import for_csv
 from simet_cache.metrics import Copies
 from simet_cache.report.files import as_csv, prepare_folder, write_files
 from simet_cache.report.results import EvaluationResults, Table
@@ -315,7 +316,7 @@ def test_any_name_of_a_folder_can_be_written_and_read_again(results: Results, tm
     assert data["tables"][0]["datasets"][0]["name"] == name
     assert data["tables"][0]["datasets"][1]["error"] == f"cannot read {name}\nat all"
     assert len(rows) == 2
-    assert rows[0]["dataset"].encode() == name.encode("utf-8", "backslashreplace")
+    assert rows[0]["dataset"] == for_csv(name)
     assert rows[0]["value"] == "1.0"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -59,7 +60,7 @@ def test_a_distance_has_one_name_for_machines_and_one_for_people(
     stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
     print_table(found)
-    for text in (stream.getvalue(), re.sub(r"\\(.)", r"\1", as_markdown(found))):
+    for text in (stream.getvalue(), html.unescape(re.sub(r"\\(.)", r"\1", as_markdown(found)))):
         assert f"FAIL {label}" in text
         assert f"restraint broken: mine: {label} is 3 (upper_bound 2)" in text
         assert f"{label} per class" in text
