@@ -160,13 +160,13 @@ class Records(WritableFileSystem):
             return
         self._hit = None
         found = request.store.find(request.key)
-        with contextlib.suppress(OSError):  # a folder that is only to be read
+        with contextlib.suppress(OSError):  # a folder that is only to be read, or a file of others
             result = self._result_bytes()
             if found is not None:
                 self._record(found, result, json.loads(content))
 
     def _record(self, found: FeatureSet, result: bytes, record: dict[str, Any]) -> None:
-        value = FeatureResultSerializer().loads(result)
+        value = self._parsed(result)
         if not isinstance(value, FeatureSet) or value.digest == found.digest:  # else another run has put others since
             with contextlib.suppress(StoreError):  # a task that called ``put`` alone did not say it
                 self.request.store.say_source(found.key, self.request.provenance)
@@ -255,8 +255,11 @@ class Records(WritableFileSystem):
         return self._rebased(recorded.get("expiration"), blob)
 
     def _read_result(self) -> Any:
+        return self._parsed(self._result_bytes())
+
+    def _parsed(self, result: bytes) -> Any:
         try:
-            return FeatureResultSerializer().loads(self._result_bytes())
+            return FeatureResultSerializer().loads(result)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FileNotFoundError(f"the result {self._result_path} is damaged: {error}") from error
 

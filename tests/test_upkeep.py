@@ -385,13 +385,14 @@ def test_who_computes_keeps_its_holder(store: FeatureStore) -> None:
 
 
 def test_how_a_task_has_failed_is_no_leftover_and_goes_by_age(store: FeatureStore) -> None:
-    """Prefect keeps it under a name of its own, also of one that SIGTERM has stopped, for whoever reads its state."""
-    from simet_cache.records import FeatureResultSerializer, keep
+    """Prefect kept it under a name of its own, also of one that SIGTERM has stopped, for whoever reads its state."""
+    from simet_cache.records import FeatureResultSerializer
 
     folder = store.cache_dir / "prefect"
-    for key, result in ((KEY, ValueError("stopped")), (OTHER, 5)):
-        keep(folder / "results" / key, FeatureResultSerializer().dumps(result))
-        keep(folder / "records" / key, b"{}")
+    for key, result in ((KEY, ValueError("stopped")), (OTHER, 5)):  # as earlier versions did
+        for kind, content in (("results", FeatureResultSerializer().dumps(result)), ("records", b"{}")):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            (folder / kind / key).write_bytes(content)
     files = [folder / kind / KEY for kind in ("records", "results")]
     assert {one.key for one in verify(store, repair=True).findings} == {OTHER}
     assert [file.exists() for file in files] == [True, True]

@@ -16,12 +16,15 @@ import pytest
 from simet_cache import locks
 from simet_cache.derived import Derived, Recipe
 from simet_cache.errors import StoreError
+from simet_cache.listing import Fingerprint
+from simet_cache.manifest import Source
 from simet_cache.prune import Limits, prune
 from simet_cache.store import FeatureStore
 from simet_cache.upkeep import verify
 
 KEY, OTHER = "a" * 32, "b" * 32
 FEATURES = np.ones((4, 3), np.float32)
+SOURCE = Source(dataset={"class": "Folder"}, fingerprint=Fingerprint.of([(1, 2, "-", "a.png")]))
 RECIPE = Recipe("summaries", {"of": 1})
 LIMITS = Limits(max_size=0, older_than=10.0, quarantine=True)
 
@@ -30,6 +33,8 @@ FOLDERS = [
     "prefect/derived",
     "prefect/records",
     "prefect/results",
+    "prefect/values",
+    f"prefect/values/{KEY}",
     "values",
     "values/ab",
     "summaries",
@@ -51,8 +56,9 @@ def theirs(tmp_path: Path) -> Path:
     """A folder of somebody's with every name that a file of a cache may have, and old."""
     folder = tmp_path / "thesis"
     names = ["chapter.tex", KEY, OTHER, f"{OTHER}.holder", f"{OTHER}.lock", f"{OTHER}.safetensors", "entries.lock"]
+    names += [f"{'0' * 16}.record", f"{'0' * 16}.result"]
     names += [f"{OTHER}.1000.pkl", f".{OTHER}.abcdefgh.tmp", f"{RECIPE.key}.safetensors", "entries.holder", "used.lock"]
-    for sub in ("", "ab", "derived", "records", "results", "locks", RECIPE.key[:2]):
+    for sub in ("", "ab", "derived", "records", "results", f"values/{KEY}", "locks", RECIPE.key[:2]):
         for name in names:
             (folder / sub).mkdir(exist_ok=True, parents=True)
             (folder / sub / name).write_bytes(b"my work")
@@ -88,11 +94,15 @@ def live(store: FeatureStore) -> None:
 
 
 def records(store: FeatureStore) -> None:
-    """What Prefect keeps of a task."""
-    from simet_cache.records import keep
+    """What is kept of tasks: of one that returns its FeatureSet, and of one that returns something else."""
+    from simet_cache.records import FeatureResultSerializer, Records
+    from simet_cache.request import FeatureRequest
 
-    for folder in ("records", "results", "derived"):
-        keep(store.cache_dir / "prefect" / folder / KEY, b"{}")
+    found = store.find(KEY) or store.put(KEY, FEATURES)
+    for promised, value in ((True, found), (False, 5)):
+        run = Records.of(FeatureRequest(store, KEY, None, SOURCE), promised=promised)
+        run.keep_result(run.place(KEY), FeatureResultSerializer().dumps(value))
+        run.write_path(run.place(KEY), b"{}")
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -191,8 +201,9 @@ def test_nothing_is_written_through_a_link(
 
 def test_what_prune_removes_is_listed_and_nothing_else_goes(store: FeatureStore) -> None:
     Derived(store.cache_dir).keep_summary(RECIPE, None)
-    records(store)
     folder = store.cache_dir / "prefect" / "derived"
+    folder.mkdir(parents=True)
+    (folder / KEY).write_bytes(b"{}")  # of an earlier version
     mine = [folder / "notes.txt", folder / f"{KEY}.bak", store.cache_dir / "values" / "ab" / "mine.safetensors"]
     for file in mine:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +221,8 @@ def test_what_prune_removes_is_listed_and_nothing_else_goes(store: FeatureStore)
 def test_the_command_lists_what_it_removes(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> None:
     from simet_cache import cli
 
-    records(store)
+    (store.cache_dir / "prefect" / "derived").mkdir(parents=True)
+    (store.cache_dir / "prefect" / "derived" / KEY).write_bytes(b"{}")
     for json_too in ([], ["--json"]):
         arguments = ["prune", "--cache-dir", str(store.cache_dir), "--max-size", "0", "--dry-run", *json_too]
         assert cli.main(arguments) == 0

@@ -124,16 +124,17 @@ def test_a_pipe_in_the_place_of_a_file_hangs_nobody(store: FeatureStore, tmp_pat
 @pytest.mark.parametrize("folder", ["records", "results"])
 @pytest.mark.usefixtures("no_hang")
 def test_a_pipe_in_the_place_of_a_record_is_none(store: FeatureStore, folder: str) -> None:
-    from simet_cache.records import Records, Wanted
+    from simet_cache.records import Records
+    from simet_cache.request import FeatureRequest
 
     fill(store)
-    records = Records.of(store, Wanted(KEY, 4, SOURCE))
-    records.read_path(KEY)
+    request = FeatureRequest(store, KEY, 4, SOURCE)
+    Records.of(request).read_path(KEY)
     place = store.cache_dir / "prefect" / folder / KEY
     place.unlink()
     os.mkfifo(place)
     with contextlib.suppress(FileNotFoundError):  # which Prefect takes for a miss
-        Records.of(store, Wanted(KEY, 4, SOURCE)).read_path(KEY)
+        Records.of(request).read_path(KEY)
 
 
 @pytest.mark.usefixtures("no_hang")
