@@ -16,7 +16,7 @@ from typing import Any
 
 from simet_cache import changes, upkeep
 from simet_cache import prune as pruning
-from simet_cache.atomic import iso, size
+from simet_cache.atomic import iso, reported, size
 from simet_cache.errors import ConfigError
 from simet_cache.printing import Answer, Table
 from simet_cache.prune import Limits, duration
@@ -63,10 +63,9 @@ def info(options: argparse.Namespace) -> Answer:
     found = upkeep.entry(store, key)
     if found is None:
         raise ConfigError([f"the entry {key} was removed a moment ago"])
-    files = {
-        str(file.relative_to(store.cache_dir)): status.st_size
-        for file, status in changes.files_with_status(store.path(key))
-    }
+    with reported("cannot read", store.path(key)):
+        there = changes.files_with_status(store.path(key))
+    files = {str(file.relative_to(store.cache_dir)): status.st_size for file, status in there}
     document = {**_plain(found), "path": str(store.path(key)), "files": files, "manifest": upkeep.known(store, key)}
     return Answer(document, [Table((), [*_flat(document)])])
 

@@ -21,6 +21,8 @@ from simet_cache.manifest import Source
 VALUES = "prefect/values"
 _VALUE = re.compile(r"[0-9a-f]{16}\.(record|result)")
 _REST = re.compile(rb'\{\s*"rest": "([0-9a-f]{32})"')
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+_NOT_OURS = (*_NOT_THERE, PermissionError, folders.LinkedFolderError)
 _TOUCHED = 60.0  # seconds: how exactly it is known when an entry was last used
 
 log = logging.getLogger(__name__)
@@ -250,7 +252,8 @@ def files_with_status(path: Path) -> list[tuple[Path, os.stat_result]]:
 
 def _there(root: Path, folder: str, wanted: list[Path]) -> list[tuple[Path, os.stat_result]]:
     found = []
-    with suppress(OSError), folders.opened(root, folder) as handle:
+    # any other trouble is no sign that a file is gone: an entry without its manifest would seem to be of another age
+    with suppress(*(_NOT_OURS if folder else _NOT_THERE)), folders.opened(root, folder) as handle:
         for file in wanted:
             with suppress(FileNotFoundError):
                 status = os.stat(file.name, dir_fd=handle, follow_symlinks=False)
@@ -264,7 +267,7 @@ def values(cache_dir: Path, key: str) -> list[tuple[Path, os.stat_result]]:
 
     What is no file of ours, or behind a link, is left out.
     """
-    with suppress(OSError):  # mostly there are none
+    with suppress(*_NOT_OURS):  # mostly there are none
         found = folders.files_in(cache_dir, f"{VALUES}/{key}", named=_VALUE.fullmatch)
         return [(cache_dir / VALUES / key / name, status) for name, status in found]
     return []

@@ -230,30 +230,38 @@ def derived_is_whole(folder: Path) -> None:
     assert found is None or (found["mapping"], found["rows"].tolist()) == ([1, 2.5, None], SUMMARY["rows"].tolist())
 
 
+def records_of(folder: Path) -> Any:
+    """Those of a task that returns the features of the key."""
+    from simet_cache.records import Records
+    from simet_cache.request import FeatureRequest
+
+    return Records.of(FeatureRequest(cache(folder), KEY, 9, BEFORE))
+
+
 def records(folder: Path) -> None:
     from prefect.results import ResultRecordMetadata
 
-    from simet_cache.records import FeatureResultSerializer, Records, Wanted, keep
+    from simet_cache.records import FeatureResultSerializer
 
-    store = cache(folder)
-    found = store.find(KEY)
+    found = cache(folder).find(KEY)
     assert found is not None, "a hit became a miss"
-    mine = Records.of(store, Wanted(KEY, 9, BEFORE))
-    serializer = FeatureResultSerializer()
-    keep(mine.results / KEY, serializer.dumps(found))
-    record = ResultRecordMetadata(storage_key=str(mine.results / KEY), expiration=None, serializer=serializer)
-    mine.write_path(KEY, record.dump_bytes())
+    mine, serializer = records_of(folder), FeatureResultSerializer()
+    place = mine.place(KEY)
+    mine.keep_result(place, serializer.dumps(found))
+    record = ResultRecordMetadata(storage_key=str(mine.results / place), expiration=None, serializer=serializer)
+    mine.write_path(place, record.dump_bytes())
 
 
 def records_agree(folder: Path) -> None:
     """The record says what the store says; where it was not kept, the entry is adopted."""
-    from simet_cache.records import FeatureResultSerializer, Records, Wanted
+    from simet_cache.records import FeatureResultSerializer
 
-    mine = Records.of(cache(folder), Wanted(KEY, 9, BEFORE))
-    if mine.records.joinpath(KEY).exists() and not mine.results.joinpath(KEY).exists():
+    mine = records_of(folder)
+    results = folder / "cache" / "prefect"
+    if (results / "records" / KEY).exists() and not (results / "results" / KEY).exists():
         return  # a record whose result could not be kept: Prefect calls the task again, which finds the features
-    assert json.loads(mine.read_path(KEY))["storage_key"] == str(mine.results / KEY)
-    assert FeatureResultSerializer().loads(mine.result(KEY)) == cache(folder).find(KEY)
+    assert KEY in json.loads(mine.read_path(KEY))["storage_key"]
+    assert FeatureResultSerializer().loads(mine.result(mine.place(KEY))) == cache(folder).find(KEY)
 
 
 def extracts(folder: Path) -> None:
