@@ -315,7 +315,7 @@ OPERATIONS = {
     "push": Operation(cache, pushes, {KEY: [None, 2]}, remote_is_whole),
     "derive": Operation(cache, derives, {}, derived_is_whole),
     "record": Operation(lambda folder: put(cache(folder), KEY, 1, BEFORE), records, {KEY: [1]}, records_agree),
-    "assemble": Operation(extracts, assembles, {}, assembled, stride=3),
+    "assemble": Operation(extracts, assembles, {}, assembled, stride=5),
 }
 
 
