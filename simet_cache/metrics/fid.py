@@ -280,7 +280,8 @@ def noise_of(
     """
     unit, directions = second_order(pair.singular_values)
     surplus = 2 * unit * (1 / rows[0] + 1 / rows[1])
-    heavier = max(sum(side.excess for side in sides) / sum(side.gaussian for side in sides), 1.0)
+    gaussian = sum(side.gaussian for side in sides)
+    heavier = max(sum(side.excess for side in sides) / gaussian, 1.0) if gaussian > 0 else 1.0
     beyond = unit * heavier**2 * second / sum(shares)
     raw = [float(side.influence.var(ddof=1)) for side in sides]
     real, synth = (max(variance - surplus, 0.0) + beyond for variance in raw)
