@@ -1,4 +1,4 @@
-"""Whatever an earlier version has kept is found by this one: no name on the disk follows from the layout of the code."""
+"""Whatever an earlier version has kept is found by this one: no name on the disk follows from the layout of code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_features_and_records_of_tasks_are_hits(cache_dir: Path, monkeypatch: py
 
 def test_manifests_are_about_their_features(cache_dir: Path) -> None:
     store = FeatureStore(cache_dir)
-    for key in store.keys():
+    for key in sorted(store.keys()):
         look = store.look(key)
         assert (look.status, look.entry["dataset"]["class"]) == ("hit", "Drawn")
         assert look.entry["components"]["suffix"] == "first_channel"
