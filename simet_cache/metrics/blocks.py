@@ -150,6 +150,8 @@ def _parts(
 
 def _part(value: MetricValue) -> Part:
     known = value.noise.variance if isinstance(value.noise, Noise) else 0.0
+    if isinstance(value.noise, str):  # authenticity, of which too few rows decide in a part: it is a share all the same
+        known = value.value * (1 - value.value) / value.n_synth
     return Part(value.details["uncalibrated"] if value.metric == "clipped_coverage" else value.uncapped, known)
 
 

@@ -324,7 +324,9 @@ def _with_intervals(
         if METRICS[name].blocks and not isinstance(value.noise, str)
     }
     if by_blocks:
-        noises |= _block_noise(values, by_blocks, real=real, synth=synth, intervals=intervals)
+        parts_of = partial(_values, by_blocks, intervals=intervals)
+        whole = {name: values[name] for name in by_blocks}
+        noises |= block_noise(whole, parts_of, real=real, synth=synth, seed=intervals.seed)
     mark = reference_mark(real, intervals.seed)
     noises = {
         name: replace(noise, reference=mark) if isinstance(noise, Noise) else noise for name, noise in noises.items()
@@ -336,18 +338,6 @@ def _with_interval(value: MetricValue, level: float) -> MetricValue:
     metric = METRICS[value.metric]
     of_classes = {label: interval_of(one, metric, level) for label, one in value.per_class.items()}
     return interval_of(replace(value, per_class=of_classes), metric, level)
-
-
-def _block_noise(
-    values: Mapping[str, MetricValue], requests: Requests, *, real: Summaries, synth: Summaries, intervals: Intervals
-) -> dict[str, Noise | str]:
-    """Noise by blocks, of all metrics together; or of each alone, as what one of them lacks says nothing of others."""
-    whole, parts_of = {name: values[name] for name in requests}, partial(_values, requests, intervals=intervals)
-    found = block_noise(whole, parts_of, real=real, synth=synth, seed=intervals.seed)
-    if len(requests) > 1 and any(isinstance(noise, str) for noise in found.values()):
-        for name, given in requests.items():
-            found |= _block_noise(values, {name: given}, real=real, synth=synth, intervals=intervals)
-    return found
 
 
 def _with_classes(

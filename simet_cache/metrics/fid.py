@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from simet_cache.metrics import freedom, spectra
 from simet_cache.metrics.metric import Noise, Outcome, Summarised, kept_as
-from simet_cache.metrics.rows import Features, Floats, blocks, cached_rows, mean, slices
+from simet_cache.metrics.rows import Features, Floats, blocks, mean
+from simet_cache.metrics.sample import Sample, drawn
 
 CENTRE_ROWS = 256  # enough for a centre beside which the mean's distance from it is small
-INFLUENCE_ROWS = 400  # of either set; a standard error from so many rows is off by some six percent
 NEGLIGIBLE = 1e-10  # error of a distance relative to the traces
 SMALL = 1e-9  # the same relative to the distance itself
 SMALL_OF_MANY = 1e-7  # where the exact way would take as long as all the rest
@@ -280,7 +280,8 @@ def noise_of(
     """
     unit, directions = second_order(pair.singular_values)
     surplus = 2 * unit * (1 / rows[0] + 1 / rows[1])
-    heavier = max(sum(side.excess for side in sides) / sum(side.gaussian for side in sides), 1.0)
+    gaussian = sum(side.gaussian for side in sides)
+    heavier = max(sum(side.excess for side in sides) / gaussian, 1.0) if gaussian > 0 else 1.0
     beyond = unit * heavier**2 * second / sum(shares)
     raw = [float(side.influence.var(ddof=1)) for side in sides]
     real, synth = (max(variance - surplus, 0.0) + beyond for variance in raw)
@@ -321,82 +322,6 @@ def sides_of(pair: Pair, real: Features, synth: Features, *, seed: int) -> tuple
         mapped = spectra.product(mapped, vectors / values**power, device=pair.device)
         found.append(_side(sample, rows, mapped, shift=sign * shift, values=values, device=pair.device))
     return found[0], found[1]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows whose influences stand for those of all rows.
-
-    An influence can be as large as the squared distance of its row from the mean. One row in a thousand that is far
-    away, such as an image that is all black, may hold most of the variance, and a few hundred rows drawn alike often
-    miss it. So half of the chance to be drawn goes with the square of that.
-
-    Attributes:
-        rows: Their indices, ascending.
-        weights: How many rows each stands for, shape (n,).
-        signs: 1 or -1 by chance, shape (n,): weighted influences have no mean of 0, which a variance would take off.
-    """
-
-    rows: NDArray[np.intp] | slice
-    weights: Floats
-    signs: Floats
-
-    @classmethod
-    def of(cls, features: Features, mean: Floats, *, seed: int) -> Sample:
-        """At most ``INFLUENCE_ROWS`` rows: the same ones of the same set, whatever it is compared with."""
-        count = len(features)
-        if count <= INFLUENCE_ROWS:
-            return cls(slice(None), np.ones(count), np.ones(count))
-        sizes = _squared_lengths(features, mean)
-        chances = _chances((sizes / (sizes.max() or 1.0)) ** 2, INFLUENCE_ROWS)
-        certain, rng = chances >= 1, np.random.default_rng([seed, count])
-        order = rng.permutation(count)  # else rows of equal length stand in the order in which they were saved
-        order = order[~certain[order]]
-        order = order[np.argsort(sizes[order], kind="stable")]
-        points = rng.random() + np.arange(INFLUENCE_ROWS - np.count_nonzero(certain))
-        places = np.searchsorted(np.cumsum(chances[order]), points, side="right")
-        rows = np.sort(np.concatenate([np.flatnonzero(certain), order[np.minimum(places, len(order) - 1)]]))
-        return cls(rows, 1 / chances[rows], rng.choice([-1.0, 1.0], len(rows)))
-
-    def mean(self, values: Floats) -> float:
-        """Mean over all rows, from values of these."""
-        return float(np.average(values, weights=self.weights))
-
-    def scaled(self, influence: Floats) -> Floats:
-        """Influences about zero whose variance is that over all rows."""
-        found = influence * self.signs * np.sqrt(self.weights / self.weights.mean())
-        return np.asarray(found - found.mean())
-
-
-def _squared_lengths(features: Features, mean: Floats) -> Floats:
-    """Squared distance of each row from the mean, shape (N,)."""
-    found = np.empty(len(features))
-    for part in slices(len(features), cached_rows(features)):
-        block = np.subtract(features[part], mean, dtype=np.float64)
-        found[part] = np.einsum("nd,nd->n", block, block)
-    return found
-
-
-def _chances(sizes: Floats, most: int) -> Floats:
-    """Chances of rows to be among ``most``: half of them equal, half in proportion to ``sizes``, none above 1."""
-    certain = np.zeros(len(sizes), dtype=bool)
-    while True:
-        parts = sizes + sizes[~certain].mean() + np.finfo(np.float64).tiny  # of rows that are all alike, too
-        chances = (most - np.count_nonzero(certain)) * parts / parts[~certain].sum()
-        more = ~certain & (chances >= 1)
-        if not more.any():
-            return np.where(certain, 1.0, chances)
-        certain |= more
-
-
-def drawn(count: int, most: int, *, seed: int) -> NDArray[np.intp] | slice:
-    """Some of ``count`` rows that stand for all, in order: which ones depends on their number and the seed alone.
-
-    Never evenly spaced ones: sets are saved class by class, or the classes in turn, and even steps meet some of them.
-    """
-    if count <= most:
-        return slice(None)
-    return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
 
 
 def _times_factor(rows: Floats, gaussian: Gaussian, device: str) -> Floats:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from simet_cache.metrics import MetricValue, Summarised, evaluate, fid, spectra
+from simet_cache.metrics import MetricValue, Summarised, evaluate, fid, sample, spectra
 from simet_cache.metrics.metric import Noise
 
 Floats = NDArray[np.float64]
@@ -306,10 +306,10 @@ def test_rows_that_are_looked_at_are_few_and_do_not_change_the_noise_much(monkey
     rng = np.random.default_rng(18)
     real, synth = rng.standard_normal((3000, 4)), 1.5 * rng.standard_normal((2500, 4))
     few = noise(real, synth)
-    assert len(few.shared) == fid.INFLUENCE_ROWS < 2500
+    assert len(few.shared) == sample.ROWS < 2500
     assert few.count == 3000
     assert few.shared.mean() == pytest.approx(0, abs=1e-12)
-    monkeypatch.setattr(fid, "INFLUENCE_ROWS", 10**6)
+    monkeypatch.setattr(sample, "ROWS", 10**6)
     assert np.sqrt(few.variance) == pytest.approx(np.sqrt(noise(real, synth).variance), rel=0.1)
 
 
