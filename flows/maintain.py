@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tasks, from any directory and whatever else is installed
 warnings.filterwarnings("ignore", "Failed to create the Prefect home")  # which is an error, and said as one
 
+import flows.prefect_import  # noqa: E402, F401 - before the rest of Prefect
+
+# isort: split
 from prefect import flow  # noqa: E402 - the path comes first, here and below
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed, Failed  # noqa: E402

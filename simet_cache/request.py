@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from simet_cache.atomic import version_of
 from simet_cache.codec import FloatArray
 from simet_cache.errors import KeyInputError
 from simet_cache.featureset import FeatureSet
@@ -20,6 +22,17 @@ from simet_cache.manifest import Source
 
 if TYPE_CHECKING:
     from simet_cache.store import FeatureStore
+
+
+FileVersion: TypeAlias = tuple[int, int, int]
+
+
+def file_version(path: Path) -> FileVersion | None:
+    """Which file is there, as ``atomic.version_of`` tells; None where there is none."""
+    try:
+        return version_of(path.stat())
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class FeatureRequest:
         provenance: What the features would be made from now.
         force: Whether to make them even where they exist, as ``refresh_cache`` asks for.
         dataset: What the features are made from; None where nobody knows.
+        replaced: Which file was there when the features were asked for: where they are to be made again, that one does
+            not count. None where there was none.
     """
 
     store: FeatureStore
@@ -41,6 +56,11 @@ class FeatureRequest:
     provenance: Source
     force: bool = False
     dataset: Any = field(default=None, compare=False, repr=False)
+    replaced: FileVersion | None = field(default=None, compare=False, repr=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.force:
+            object.__setattr__(self, "replaced", file_version(self.store.path(self.key)))
 
     def get_or_compute(
         self, compute: Callable[[], FloatArray], *, details: Callable[[], Mapping[str, Any]] = dict
@@ -89,11 +109,17 @@ class Terms:
         rows: How many rows are expected; None takes any number.
         source: What the features would be made from now; None where the caller did not say.
         force: Whether to make them even where they exist.
+        replaced: Which file was there before that; None where there was none.
     """
 
     rows: int | None
     source: Source | None
     force: bool = False
+    replaced: FileVersion | None = None
+
+    def refuse(self, path: Path) -> bool:
+        """Whether the features in a file are those that are to be made again."""
+        return self.force and self.replaced == file_version(path)
 
 
 def looked_up(store: FeatureStore, key: str, terms: Terms) -> Terms:
@@ -134,4 +160,5 @@ def _completed(terms: Terms, running: FeatureRequest) -> Terms:
         running.rows if terms.rows is None else terms.rows,
         terms.source or running.provenance,
         terms.force or running.force,
+        running.replaced,
     )

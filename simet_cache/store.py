@@ -108,7 +108,7 @@ class FeatureStore:
 
         A damaged entry is moved to quarantine, with a warning; one without a manifest is adopted: read, and described
         as far as possible. Inside a task under ``FeatureCachePolicy`` that asks for the same key, what the call leaves
-        open is taken from the task.
+        open is taken from the task; features that ``refresh_cache`` wants to be made again are not found.
 
         Args:
             key: The documented md5.
@@ -123,6 +123,8 @@ class FeatureStore:
         """
         path = self.path(key)
         terms = looked_up(self, key, Terms(rows, source))
+        if terms.refuse(path):
+            return None
         with reported("cannot read", path):
             return self._find(path, key, terms.rows, terms.source)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from simet_cache.featureset import FeatureSet
@@ -48,7 +48,9 @@ class TaskIdentity:
         unknown = [name for name, text in given.items() if text is None]
         if not isinstance(function, FunctionType):
             unknown.append(f"the state of {type(function).__qualname__}")
-        blob = json.dumps([_code_of(function), sorted(given.items())]).encode()
+        code = _Code()
+        blob = json.dumps([code.of(function), sorted(given.items())]).encode()
+        unknown += [name for name in code.unknown if name not in unknown]
         return cls(hashlib.md5(blob, usedforsecurity=False).hexdigest()[:16], tuple(unknown))
 
 
@@ -82,34 +84,58 @@ def _joined(what: str, parts: list[str | None]) -> str | None:
     return None if None in parts else f"{what} {json.dumps(parts)}"
 
 
-def _code_of(function: Any, around: tuple[Any, ...] = ()) -> Any:
-    """What a function does, without the file and the lines that it stands in.
+class _Code:
+    """What functions do, without the files and the lines that they stand in.
 
-    Args:
-        function: The function, or what is called like one.
-        around: The functions that have caught it in their closures.
+    Attributes:
+        unknown: What they have caught of which nobody can tell whether it is the same in the next run.
     """
-    if isinstance(function, partial):
-        bound = [_described(function.args), _described(function.keywords)]
-        return [_code_of(function.func, around), bound]
-    if not isinstance(function, FunctionType) or function in around:  # they may catch each other
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{getattr(function, '__module__', '')}.{name}"
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-    caught = [[name, _caught(cell, (*around, function))] for name, cell in cells]
-    defaults = [_described(function.__defaults__), _described(function.__kwdefaults__)]
-    return [function.__module__, function.__qualname__, _parts(function.__code__), defaults, caught]
 
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
 
-def _caught(cell: CellType, around: tuple[Any, ...]) -> Any:
-    """What a closure has caught, as far as it cannot change: so factories of tasks make different ones."""
-    try:
-        value = cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
-    if callable(value):
-        return _code_of(value, around)
-    return None if isinstance(value, list | Mapping) else _described(value)  # those change as the program runs
+    def of(self, function: Any, around: tuple[Any, ...] = ()) -> Any:
+        """Describe a function, or what is called like one, as JSON values.
+
+        Args:
+            function: The function; what wraps one, like a task of Prefect's, is described by what it wraps.
+            around: The functions that have caught it in their closures.
+        """
+        if isinstance(function, partial):
+            bound = [self._value("arguments of a partial", part) for part in (function.args, function.keywords)]
+            return [self.of(function.func, around), bound]
+        if not isinstance(function, FunctionType):
+            function = getattr(function, "__wrapped__", function)
+        if not isinstance(function, FunctionType) or function in around:  # they may catch each other
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            return f"{getattr(function, '__module__', '')}.{name}"
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+        caught = [[name, self._caught(name, cell, (*around, function))] for name, cell in cells]
+        defaults = [_described(function.__defaults__), _described(function.__kwdefaults__)]
+        if around and None in defaults:  # those of the task itself are parameters of its run, which are looked at
+            self.unknown.append(f"the defaults of {function.__name__}")
+        return [function.__module__, function.__qualname__, _parts(function.__code__), defaults, caught]
+
+    def _caught(self, name: str, cell: CellType, around: tuple[Any, ...]) -> Any:
+        """What a closure has caught: so factories of tasks make different ones."""
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not assigned yet
+            return None
+        if isinstance(value, ModuleType):
+            return value.__name__
+        if not isinstance(value, partial) and not hasattr(value, "__name__"):
+            return self._value(name, value)
+        owner = getattr(value, "__self__", None)  # of a method: an object, whose state may be anything
+        if owner is not None and not isinstance(owner, ModuleType | type):
+            return [self.of(value, around), self._value(name, owner)]
+        return self.of(value, around)
+
+    def _value(self, name: str, value: Any) -> str | None:
+        described = _described(value)
+        if described is None and name not in self.unknown:
+            self.unknown.append(name)
+        return described
 
 
 def _parts(code: CodeType) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from simet_cache import BitDepthError, DatasetError, EvaluationConfig, FeatureSt
 from simet_cache import surveys as keeping
 from simet_cache.datasets import survey as surveying
 from simet_cache.datasets.folder import FolderDataset
+from simet_cache.errors import ImageReadError
 from simet_cache.extraction import extract_to_store
 from simet_cache.plan import Planned, onlooker, plan, store_of
 from simet_cache.sweep import plan_sweep
@@ -219,6 +221,25 @@ def test_images_that_could_not_be_read_are_looked_at_once_they_can(
     assert planned(configure({"path": root}, max_pixels=1000)).bit_depth is None  # they have 1024
     assert planned(configure({"path": root})).suffix == f"{SUFFIX}@8bit"
     assert len(heads_read) == 12
+
+
+def test_a_largest_value_that_a_server_withheld_is_not_kept(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = gray(tmp_path / "deep", largest=255)
+    Image.fromarray(np.full((32, 32), 65535, np.uint16)).save(root / "0.png")
+    config, original = configure({"path": root}), surveying.read_largest_value
+
+    def busy(path: str, **options: Any) -> int:
+        if path.endswith("0.png"):
+            raise ImageReadError(path, "stale file handle", errno=errno.ESTALE)
+        return original(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(surveying, "read_largest_value", busy)
+        planned(config)
+    keeping.forget()
+    assert planned(config).suffix == SUFFIX
 
 
 def test_the_images_of_a_subset_alone_are_looked_at(

@@ -126,7 +126,7 @@ def test_a_loader_that_gives_other_rows_gets_other_features(tmp_path: Path, fold
     assert own(batches(folder), "s").shape[0] == 10
 
 
-@pytest.mark.parametrize("way", [by_request, by_bare_call, by_service])
+@pytest.mark.parametrize("way", WAYS)
 def test_refresh_extracts_again(tmp_path: Path, folder: Path, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = task_of(way, tmp_path / "cache")
     old = own(batches(folder), "s")
@@ -134,6 +134,8 @@ def test_refresh_extracts_again(tmp_path: Path, folder: Path, way: Any, monkeypa
     assert own(batches(folder), "s").digest == old.digest
     state = own.with_options(refresh_cache=True)(batches(folder), "s", return_state=True)
     assert (state.name, state.result().shape) == ("Completed", (10, 2))
+    again = own(batches(folder), "s", return_state=True)
+    assert (again.name, again.result().shape) == ("Cached", (10, 2))
 
 
 def test_features_with_other_rows_than_the_loader_gives_are_refused(tmp_path: Path, folder: Path) -> None:

@@ -173,6 +173,68 @@ def test_where_parameters_cannot_be_told_apart_no_value_is_kept(
     assert "cannot be told apart from run to run (head)" in caplog.text
 
 
+def dotted(weights: Any) -> Callable[[np.ndarray], float]:
+    return lambda array: float(sum(array[0] * np.asarray(weights)))
+
+
+def weighted(array: np.ndarray, weights: Any) -> float:
+    return float(sum(array[0] * np.asarray(weights)))
+
+
+class Weights:
+    def __init__(self, *weights: float) -> None:
+        self.weights = weights
+
+    def __call__(self, array: np.ndarray) -> float:
+        return weighted(array, self.weights)
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        (dotted(np.array([0, 1, 0, 0])), dotted(np.array([0, 0, 1, 0]))),
+        (partial(weighted, weights=np.array([0, 1, 0, 0])), partial(weighted, weights=np.array([0, 0, 1, 0]))),
+        (Weights(0, 1, 0, 0), Weights(0, 0, 1, 0)),
+        (Weights(0, 1, 0, 0).__call__, Weights(0, 0, 1, 0).__call__),
+    ],
+    ids=["arrays", "partials", "objects", "methods"],
+)
+def test_where_what_was_caught_cannot_be_told_apart_no_value_is_kept(
+    tmp_path: Path, functions: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = [valued(tmp_path, function) for function in functions]
+    assert [ran(own) for own in (*tasks, *tasks)] == [("Completed", 1.0), ("Completed", 2.0)] * 2
+    assert "cannot be told apart from run to run" in caplog.text
+
+
+def test_lists_that_were_caught_tell_tasks_apart(tmp_path: Path) -> None:
+    tasks = [valued(tmp_path, dotted(weights)) for weights in ([0, 1, 0, 0], [0, 0, 1, 0])]
+    for name in ("Completed", "Cached"):
+        assert [ran(own) for own in tasks] == [(name, 1.0), (name, 2.0)]
+
+
+def test_mappings_that_were_caught_tell_tasks_apart(tmp_path: Path) -> None:
+    def at(options: dict[str, int]) -> Callable[[np.ndarray], float]:
+        return lambda array: float(array[0, options["column"]])
+
+    tasks = [valued(tmp_path, at({"column": column})) for column in (1, 2)]
+    for name in ("Completed", "Cached"):
+        assert [ran(own) for own in tasks] == [(name, 1.0), (name, 2.0)]
+
+
+def test_tasks_that_were_caught_tell_tasks_apart(tmp_path: Path) -> None:
+    @task
+    def rows(array: np.ndarray) -> int:
+        return array.shape[0]
+
+    @task
+    def dims(array: np.ndarray) -> int:
+        return array.shape[1]
+
+    tasks = [valued(tmp_path, own) for own in (rows, dims)]
+    assert [ran(own)[1] for own in (*tasks, *tasks)] == [10, 4, 10, 4]
+
+
 def test_a_task_that_returns_its_feature_set_is_cached_whatever_its_parameters(tmp_path: Path) -> None:
     @task(cache_policy=FeatureCachePolicy(tmp_path))
     def annotated(loader: DataLoader, suffix: str, model: object) -> FeatureSet:

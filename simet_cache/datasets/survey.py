@@ -117,10 +117,10 @@ def survey(paths: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
         batches = (paths[at : at + _BATCH] for at in range(0, len(paths), _BATCH))
         for found in pool.map(lambda batch: _heads_of(batch, max_pixels), batches):
             heads.add(found)
-        largest = _largest(heads.deep, max_pixels, pool)
+        largest, read = _largest(heads.deep, max_pixels, pool)
     finally:  # also where somebody presses Ctrl-C
         pool.shutdown(cancel_futures=True)
-    return heads.survey(largest)
+    return heads.survey(largest, read=read)
 
 
 class _Heads:
@@ -162,7 +162,7 @@ class _Heads:
             self._stated += head.depth.bits > 0
             self._inexact += not head.depth.exact
 
-    def survey(self, largest: int | None) -> Survey:
+    def survey(self, largest: int | None, *, read: bool) -> Survey:
         (size,) = self._sizes if len(self._sizes) == 1 else (None,)
         return Survey(
             images=self._formats.total(),
@@ -174,7 +174,7 @@ class _Heads:
             stated=self._stated,
             inexact=self._inexact,
             largest=largest,
-            whole=self._whole,
+            whole=self._whole and read,
         )
 
 
@@ -195,22 +195,29 @@ def _median(counted: Counter[int]) -> int | None:
     return None
 
 
-def _largest(deep: Sequence[str], max_pixels: int, pool: ThreadPoolExecutor) -> int | None:
-    """The largest value in some of the deep images; no further ones are read once it cannot matter any more."""
+def _largest(deep: Sequence[str], max_pixels: int, pool: ThreadPoolExecutor) -> tuple[int | None, bool]:
+    """The largest value in some of the deep images; no further ones are read once it cannot matter any more.
+
+    Returns:
+        It, and whether every image could be asked.
+    """
     largest: int | None = None
+    whole = True
     for found in pool.map(lambda path: _largest_of(path, max_pixels), _evenly(deep, MOST_READ)):
-        if found is not None:
-            largest = max(found, largest or 0)
-            if largest >= _BRIGHT:
-                break
-    return largest
+        if isinstance(found, ImageReadError):  # which will be said when it is its turn
+            whole &= not errno_can_pass(found.errno)
+            continue
+        largest = max(found, largest or 0)
+        if largest >= _BRIGHT:
+            return largest, True
+    return largest, whole
 
 
-def _largest_of(path: str, max_pixels: int) -> int | None:
+def _largest_of(path: str, max_pixels: int) -> int | ImageReadError:
     try:
         return read_largest_value(path, max_pixels=max_pixels)
-    except ImageReadError:  # which will be said when it is its turn
-        return None
+    except ImageReadError as error:
+        return error
 
 
 def _evenly(paths: Sequence[str], most: int) -> Iterator[str]:

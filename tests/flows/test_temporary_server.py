@@ -133,6 +133,17 @@ class TestNoServer:
         assert f"PREFECT_API_URL: no Prefect server answers at {url.replace('somebody:hidden@', '')}: " in sentence
         assert "hidden" not in sentence
 
+    @pytest.mark.parametrize(
+        ("name", "value"), [("PREFECT_API_URL", "http://[::1"), ("PREFECT_LOGGING_LEVEL", "loud")], ids=["url", "level"]
+    )
+    def test_settings_that_prefect_refuses(
+        self, command: list[str], name: str, value: str, run: Run, tmp_path: Path
+    ) -> None:
+        done = run(*command, cwd=tmp_path, **{name: value})  # Prefect itself says a line about its plugins first
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("Prefect's settings cannot be used: ")
+
     @pytest.mark.slow
     def test_a_server_that_says_nothing(self, command: list[str], run: Run, tmp_path: Path) -> None:
         with silent_server() as port:
