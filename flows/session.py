@@ -96,8 +96,8 @@ def _require_answer(url: str) -> None:
         error = refused
     if error is not None:
         raise InfrastructureError(
-            f"PREFECT_API_URL: no Prefect server answers at {without_secrets(url)}: {reason_of(error)}; start it, or"
-            " unset the variable"
+            f"PREFECT_API_URL: no Prefect server answers at {without_secrets(url)}: {reason_of(error).rstrip('.')};"
+            " start it, set the variable to its address, like http://127.0.0.1:4200/api, or unset it"
         ) from error
 
 

@@ -232,8 +232,9 @@ def _identity_of(value: Any, name: str) -> Any:
     identity = getattr(value, "feature_identity", None)
     if not isinstance(identity, str):
         raise KeyInputError(
-            f"the suffix names {name!r}, a {type(value).__name__}, whose text says nothing about the features that it"
-            " makes; expected a text, number, boolean or enumeration, or an object with an attribute feature_identity"
+            f"the suffix names {name!r} of type {type(value).__name__}, whose text says nothing about the features"
+            " that it makes; expected a text, number, boolean or enumeration, or an object with an attribute"
+            " feature_identity"
         )
     return identity
 

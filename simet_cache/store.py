@@ -35,6 +35,7 @@ from simet_cache.folders import opened, share
 from simet_cache.look import Look, facts, look
 from simet_cache.manifest import Source
 from simet_cache.request import Terms, asked_for, looked_up
+from simet_cache.urls import not_a_folder
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -67,6 +68,8 @@ class FeatureStore:
         fingerprint: Literal["stat", "content"] = "stat",
         remote: str | None = None,
     ) -> None:
+        if isinstance(cache_dir, str) and (refusal := not_a_folder(cache_dir)):
+            raise StoreError(f"cache_dir: {refusal}")
         try:
             self.cache_dir = Path(cache_dir).expanduser().absolute()
         except (OSError, RuntimeError) as error:  # the working directory is gone, or nobody's home is known

@@ -115,7 +115,7 @@ class Cost:
     def __str__(self) -> str:
         words = [f"to extract with {self.extractor}: {self.images:,} images"]
         if self.seconds is None:
-            words.append("which take as long as the first of them will tell")
+            words.append("how long that takes is known once some are extracted")
         else:
             words.append(f"about {duration(self.seconds)} at {self.speed:,.0f} images/s")
         if self.bytes is not None:

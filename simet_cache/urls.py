@@ -30,6 +30,14 @@ _HOW = {
 _BY_FSSPEC = ("ftp", "sftp", "ssh", "smb")  # which it gives what the environment has of these names
 
 
+def not_a_folder(path: str) -> str:
+    """Why text cannot name a folder of this machine, without repeating it; empty where it can.
+
+    ``s3://bucket/x`` would become the folder ``s3:`` below the working directory.
+    """
+    return "expected a folder of this machine, found a URL; name a bucket as remote" if "://" in path else ""
+
+
 def refusal_of(url: str) -> str:
     """Why a URL cannot be used: a sentence that does not repeat what is secret in it; empty where nothing is.
 

@@ -418,6 +418,8 @@ def test_a_pattern_beside_a_folder_whose_name_looks_like_one(project: Path) -> N
         ),
         # keys
         ("output: a\noutput: b", "output: this key stands twice"),
+        ("cache_dir: s3://b/x", "cache_dir: expected a folder of this machine, found a URL; name a bucket as remote"),
+        ("output: 's3://b'", "output: expected a folder of this machine, found a URL; name a bucket as remote"),
         ("3: 4", "3: expected text as a key; put it in quotes"),
         ("null: 4", "null: expected text as a key; put it in quotes"),
         ("? [a, b]\n: 3", "?: expected text as a key; put it in quotes"),

@@ -75,7 +75,7 @@ def test_no_suffix_holds_the_text_of_an_object(tmp_path: Path, model: Any, suffi
 
     state = extract(loader(), model, return_state=True)
     assert state.is_failed()
-    assert f"the suffix names 'model', a {type(model).__name__}, whose text says nothing" in state.message
+    assert f"the suffix names 'model' of type {type(model).__name__}, whose text says nothing" in state.message
     assert not list(tmp_path.glob("*.pkl"))
 
 
@@ -196,7 +196,7 @@ def test_an_object_that_is_called_is_in_the_suffix(tmp_path: Path, make: Any) ->
     with pytest.raises(TypeError, match="would not know: self"):
         feature_task(cache_dir=tmp_path, suffix="scaled")(make(Scaler(2.0)))
     state = feature_task(cache_dir=tmp_path, suffix="{self}")(make(Scaler(2.0)))(loader(), return_state=True)
-    assert "the suffix names 'self', a Scaler, whose text says nothing" in state.message
+    assert "the suffix names 'self' of type Scaler, whose text says nothing" in state.message
     tasks = [feature_task(cache_dir=tmp_path, suffix="scaled_{self}")(make(NamedScaler(by))) for by in (2.0, 3.0)]
     handles = [one(loader()) for one in tasks]
     assert [handle.key for handle in handles] == [key("scaled_by2.0"), key("scaled_by3.0")]

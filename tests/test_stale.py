@@ -428,7 +428,7 @@ class TestTasks:
 
         loader = DataLoader(TensorDataset(torch.ones(2, 2)))
         state = clip(loader, object(), return_state=True)
-        assert "a object, whose text says nothing about the features" in str(state.result(raise_on_failure=False))
+        assert "of type object, whose text says nothing about the features" in str(state.result(raise_on_failure=False))
 
     def test_a_fingerprint_is_taken_once_for_each_run_of_a_task(
         self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,7 @@ from simet_cache.datasets.images import MAX_PIXELS
 from simet_cache.errors import ConfigError
 from simet_cache.metrics import METRICS
 from simet_cache.mirror import remote_at
-from simet_cache.urls import refused_in
+from simet_cache.urls import not_a_folder, refused_in
 
 Metrics = dict[str, dict[str, Any]]
 Restraints = dict[str, RestraintConfig]
@@ -147,6 +147,13 @@ class EvaluationConfig(Model):
     def _all_different(cls, extractors: list[ExtractorConfig] | None) -> list[ExtractorConfig] | None:
         raise_problems(alike(extractors or []))
         return extractors
+
+    @field_validator("cache_dir", "output", mode="before", json_schema_input_type=Path)
+    @classmethod
+    def _is_no_url(cls, folder: Any) -> Any:
+        if isinstance(folder, str) and (refusal := not_a_folder(folder)):
+            raise ValueError(refusal)
+        return folder
 
     @field_validator("extractor")
     @classmethod

@@ -172,7 +172,8 @@ class FolderDataset(Dataset[Any]):
             found = ", ".join(map(str, notes.all()))
             raise DatasetError(
                 f"no image in {self.root}: expected files such as .png, .jpg or .webp in it or below it, found"
-                f" {found or 'none'}. Check the path, unpack archives first, and give files of images their suffix."
+                f" {found or 'none'}. Check the path, unpack archives first, give files of images their suffix, and"
+                " convert other formats, such as HEIC, to PNG."
             )
         if classes:
             self.classes, self.targets = _classify(self.root, self.files)

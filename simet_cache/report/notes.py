@@ -96,7 +96,7 @@ def _not_measured(tables: Sequence[Table], names: _Names) -> list[str]:
         lines.append(f"{_listed(subjects)} {were} not measured: {error}")
     shown = _cut(lines, "reasons why datasets were not measured; results.json has them all")
     if any("cannot read image" in error and "bit_depth" not in error for error in by_error):
-        shown.append("on_bad_image: skip leaves such images out, and lists them in the results")
+        shown.append("on_bad_image: skip leaves out images that cannot be read, and lists them in the results")
     return shown
 
 

@@ -464,6 +464,12 @@ def test_a_folder_without_images_says_what_it_holds_instead(tmp_path: Path) -> N
         FolderDataset(tmp_path)
 
 
+def test_a_folder_of_heic_says_to_convert_it(tmp_path: Path) -> None:
+    put(tmp_path, "a.heic")
+    with pytest.raises(DatasetError, match=r"\(a\.heic\)\. .* convert other formats, such as HEIC, to PNG"):
+        FolderDataset(tmp_path)
+
+
 def test_bad_headers_are_found_in_their_order_and_what_can_pass_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -349,6 +349,16 @@ def test_a_folder_that_nobody_can_tell(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        StoreError, match="expected a folder of this machine, found a URL; name a bucket as remote"
+    ) as info:
+        FeatureStore("s3://somebody:hidden@bucket/features")
+    assert "hidden" not in str(info.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_pipe_is_damage(store: FeatureStore) -> None:
     os.mkfifo(store.path(KEY))
     with pytest.raises(DamagedEntryError):

@@ -132,6 +132,8 @@ class TestNoServer:
         sentence = no_server(run(*command, cwd=tmp_path, PREFECT_API_URL=url))
         assert f"PREFECT_API_URL: no Prefect server answers at {url.replace('somebody:hidden@', '')}: " in sentence
         assert "hidden" not in sentence
+        assert "; start it, set the variable to its address, like http://127.0.0.1:4200/api, or unset it" in sentence
+        assert ".;" not in sentence
 
     @pytest.mark.parametrize(
         ("name", "value"), [("PREFECT_API_URL", "http://[::1"), ("PREFECT_LOGGING_LEVEL", "loud")], ids=["url", "level"]

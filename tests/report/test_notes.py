@@ -98,7 +98,7 @@ def test_many_errors_are_cut(results: Results) -> None:
     assert lines[9:] == [
         "s9 was not measured: cannot read image 9.png: empty",
         "and 40 more reasons why datasets were not measured; results.json has them all",
-        "on_bad_image: skip leaves such images out, and lists them in the results",
+        "on_bad_image: skip leaves out images that cannot be read, and lists them in the results",
     ]
 
 
