@@ -200,7 +200,7 @@ METRICS: dict[str, Metric] = {
         parameters={"k": 5},
         sides=("real",),
         blocks=True,
-        method="disjoint parts of both sets",
+        method="disjoint parts of both sets; a little too narrow in many dimensions",
         bounds=(0.0, 1.0),
         check=check_k,
     ),
@@ -302,7 +302,8 @@ METRICS: dict[str, Metric] = {
         compare=probe.compare_tstr,
         noise=probe.noise_tstr,
         classes=probe.classes_of_tstr,
-        method="binomial over the real rows, and a bootstrap of the training set",
+        method="binomial over the real rows, and a bootstrap of the training set; differences of sets that lack the "
+        "same kinds of rows are a little too narrow",
         direction="higher",
         version=2,
         source="Esteban et al. 2017, https://arxiv.org/abs/1706.02633",

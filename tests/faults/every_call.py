@@ -388,7 +388,9 @@ def every_call(name: str, home: Path, way: str) -> None:
     folder.mkdir()
     assert forked(lambda: one.ready(folder) and None) == 0
     folder.rename(template)
-    for at in itertools.count(0, one.stride):
+    # a kill before each call; each fails in three of the six ways: in all of them it takes ten minutes more
+    first, step = (0, one.stride) if WAYS[way] == KILL else (list(WAYS).index(way) % 2, 2 * one.stride)
+    for at in itertools.count(first, step):
         template.rename(folder)
         shutil.copytree(folder, template)
         code = forked(lambda at=at: attempt(one, folder, at, WAYS[way]))  # type: ignore[misc]
@@ -401,7 +403,7 @@ def every_call(name: str, home: Path, way: str) -> None:
         if done:
             break
         became["killed" if killed else "refused" if code else "done"] += 1
-    print(json.dumps({"calls": at, **became}))
+    print(json.dumps({"calls": at, "tried": (at - first) // step, **became}))
     assert not wrong, f"{name}, {way}: {len(wrong)} times, like {wrong[:5]}"
 
 

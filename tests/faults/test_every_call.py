@@ -79,7 +79,7 @@ def test_every_call_is_the_last_one_or_fails(shim: Path, tmp_path: Path, operati
     found = Counter(run(shim, operation, tmp_path, way))
     assert found["calls"] >= OPERATIONS[operation], "calls were not seen"
     tried = found["killed"] + found["done"] + found["refused"]
-    assert tried == -(-found["calls"] // (5 if operation == "assemble" else 1))
+    assert tried == found["tried"] > 0
     if way == "kill":
         assert found["killed"] == tried
     elif way == "short":

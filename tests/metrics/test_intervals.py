@@ -558,3 +558,26 @@ def test_authenticity_that_hubs_decide_has_no_interval() -> None:
         found = evaluate(real=real, synth=synth, metrics=["authenticity"], intervals=True)["authenticity"]
         assert (found.interval is not None) is offered
     assert "real rows are nearest to nearly all synthetic ones; it needs 50" in found.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "label"),
+    [
+        ("clipped_coverage", "a little too narrow in many dimensions"),
+        ("tstr", "differences of sets that lack the same kinds of rows are a little too narrow"),
+        ("mind", "too wide where the sets hardly differ"),
+        ("roc_auc", "too wide where the sets clearly differ"),
+    ],
+)
+def test_intervals_that_are_known_not_to_fit_say_so(metric: str, label: str) -> None:
+    """Those of benchmarks/RESULTS.md, interval coverage, that are outside of its bar by more than chance."""
+    rng = np.random.default_rng(1)
+    rows, labels = rng.standard_normal((1040, 3)), np.arange(1040) % 2
+    sides = {
+        name: Summaries(rows[part], labels=labels[part])
+        for name, part in (("real", slice(520)), ("synth", slice(520, None)))
+    }
+    parameters = {"mind": {"directions": 8}, "roc_auc": {"classifier": "logistic"}}.get(metric)
+    found = evaluate(**sides, metrics={metric: parameters}, intervals=True)[metric]
+    assert found.interval is not None
+    assert label in found.interval.method
