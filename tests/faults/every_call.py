@@ -381,15 +381,19 @@ def look_after(one: Operation, folder: Path, *, done: bool) -> bool:
     )
 
 
-def every_call(name: str, home: Path, way: str) -> None:
-    """Print how many calls there were, and what became of the operation. It goes on after what is wrong."""
+def every_call(name: str, home: Path, way: str, *, everything: bool = False) -> None:
+    """Print how many calls there were, and what became of the operation. It goes on after what is wrong.
+
+    A kill comes before each call. Of the other ways each call meets one, in turn; or all, with ``everything``.
+    """
     one, became, wrong = OPERATIONS[name], Counter[str](), []
     template, folder = home / "template", home / "folder"  # always the same name: keys and records hold it
     folder.mkdir()
     assert forked(lambda: one.ready(folder) and None) == 0
     folder.rename(template)
-    # a kill before each call; each fails in three of the six ways: in all of them it takes ten minutes more
-    first, step = (0, one.stride) if WAYS[way] == KILL else (list(WAYS).index(way) % 2, 2 * one.stride)
+    first, step = 0, one.stride
+    if WAYS[way] != KILL and not everything:  # each call in one of the six ways: in all of them it takes ten minutes more
+        first, step = list(WAYS).index(way) - 1, (len(WAYS) - 1) * one.stride
     for at in itertools.count(first, step):
         template.rename(folder)
         shutil.copytree(folder, template)
@@ -501,4 +505,4 @@ if __name__ == "__main__":
                 import sharder  # noqa: F401
 
                 from simet_cache import records as _  # noqa: F401
-        every_call(command, Path(where), rest[0])
+        every_call(command, Path(where), rest[0], everything="all" in rest[1:])
