@@ -392,7 +392,7 @@ def every_call(name: str, home: Path, way: str, *, everything: bool = False) -> 
     assert forked(lambda: one.ready(folder) and None) == 0
     folder.rename(template)
     first, step = 0, one.stride
-    if WAYS[way] != KILL and not everything:  # each call in one of the six ways: in all of them it takes ten minutes more
+    if WAYS[way] != KILL and not everything:  # in all of the six ways it takes ten minutes more
         first, step = list(WAYS).index(way) - 1, (len(WAYS) - 1) * one.stride
     for at in itertools.count(first, step):
         template.rename(folder)
