@@ -63,7 +63,7 @@ def test_a_scheduled_run_fires_alone_and_the_next_one_finds_everything(site: Ins
     states = site.final_task_states(first["id"])
     assert (states["extract real"], states["extract a"]) == ("Completed", "Completed")
     (artifact,) = [one for one in site.artifacts_of(first["id"]) if one["key"] == "evaluation"]
-    assert "resnet18_random0_32px" in artifact["data"]
+    assert r"resnet18\_random0\_32px" in artifact["data"]  # as Markdown shows it
     wait_for(lambda: "Completed('1 of 1 datasets measured')" in site.log_of(first["id"]), "the log", 60)
 
     second = site.submit(SWEEP, config=str(data / "tiny.yaml"))
