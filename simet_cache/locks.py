@@ -196,6 +196,10 @@ class _Uses:
         self._file: int | None = None
         with suppress(OSError), opened(folder, _PLACE, make=True) as place:
             self._file = open_or_make(place, _USED)
+        # looked at with every hit
+        self._paths = str(folder), os.path.join(folder, _PLACE, _USED)
+        self._file_id = None if self._file is None else _id_of(os.fstat(self._file))
+        self._folder_id = _id_of(os.fstat(self._folder))
         handles = [handle for handle in (self._folder, self._file) if handle is not None]
         self.close = weakref.finalize(self, _close, handles)  # not before the last thread is through with them
         self.close.atexit = False
@@ -211,26 +215,30 @@ class _Uses:
                 _wait(lambda: _lock_byte(file, fcntl.F_RDLCK, key), f"removes the entry {key} of {folder}", folder)
         self._keys.add(key)
 
-    def is_of(self, folder: Path) -> bool:
+    def is_current(self) -> bool:
         """Whether folder and file are still those that are there: somebody may have removed and made them again."""
+        folder, file = self._paths
         try:
-            if not os.path.samestat(os.fstat(self._folder), os.stat(folder)):
+            if _id_of(os.stat(folder)) != self._folder_id:
                 return False
         except OSError:  # there is none at this moment
             return True
         try:
-            there = os.stat(folder / _PLACE / _USED, follow_symlinks=False)
+            return _id_of(os.stat(file, follow_symlinks=False)) == self._file_id
         except OSError:
-            return self._file is None
-        return self._file is not None and os.path.samestat(os.fstat(self._file), there)
+            return self._file_id is None
 
     def renewed(self, folder: Path) -> _Uses:
         """The same entries in what is there now; none where that is another folder."""
         new = _Uses(folder)
-        if os.path.samestat(os.fstat(self._folder), os.fstat(new._folder)):
+        if self._folder_id == new._folder_id:
             for key in tuple(self._keys):
                 new.hold(key, folder)
         return new
+
+
+def _id_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _close(handles: list[int]) -> None:
@@ -260,7 +268,7 @@ def use(folder: Path, key: str) -> None:
                 uses = _usages.get(mine)
                 if uses is None:
                     uses = _usages[mine] = _Uses(folder)
-                elif not uses.is_of(folder):
+                elif not uses.is_current():
                     uses = _usages[mine] = uses.renewed(folder)
             uses.hold(key, folder)
             if _usages.get(mine) is uses:
