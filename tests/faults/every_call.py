@@ -91,6 +91,7 @@ class Operation:
         check: What else holds, whatever happened on the way.
         stride: Of how many calls one fails: those of shards are many, and test_shards_crash.py has each of its own.
         quarantined: How many features are in quarantine at the end.
+        below: The folder whose calls are meant, where the test itself uses files beside it.
     """
 
     ready: Callable[[Path], object]
@@ -99,6 +100,7 @@ class Operation:
     check: Callable[[Path], object] = lambda folder: None
     quarantined: int = 0
     stride: int = 1
+    below: str = ""
 
 
 def cache(folder: Path, **options: Any) -> FeatureStore:
@@ -315,7 +317,7 @@ OPERATIONS = {
     "push": Operation(cache, pushes, {KEY: [None, 2]}, remote_is_whole),
     "derive": Operation(cache, derives, {}, derived_is_whole),
     "record": Operation(lambda folder: put(cache(folder), KEY, 1, BEFORE), records, {KEY: [1]}, records_agree),
-    "assemble": Operation(extracts, assembles, {}, assembled, stride=5),
+    "assemble": Operation(extracts, assembles, {}, assembled, stride=5, below="cache"),
 }
 
 
@@ -338,7 +340,7 @@ def forked(work: Callable[[], int | None]) -> int:
 
 def attempt(one: Operation, folder: Path, at: int, way: int) -> int:
     """Do it, with one call going wrong."""
-    _shim.faults_begin(os.fsencode(folder), at, way)
+    _shim.faults_begin(os.fsencode(folder / one.below), at, way)
     try:
         one.work(folder)
         code = 0
