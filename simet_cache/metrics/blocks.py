@@ -45,8 +45,8 @@ class Cut:
         deals: Times that the sets are cut, each in another way.
     """
 
-    parts: int = BLOCKS
-    deals: int = 1
+    parts: int
+    deals: int
 
     @classmethod
     def of(cls, rows: int) -> Cut:

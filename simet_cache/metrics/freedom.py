@@ -11,9 +11,9 @@ import numpy as np
 from simet_cache.metrics.rows import Floats
 
 
-def of_sum(*parts: tuple[float, float]) -> float:
-    """Degrees of freedom of a sum of variances, each given with its own."""
-    total = sum(variance for variance, _ in parts)
+def of_sum(*parts: tuple[float, float], total: float | None = None) -> float:
+    """Degrees of freedom of a sum of variances, each given with its own; or of a total that was found from them."""
+    total = sum(variance for variance, _ in parts) if total is None else total
     if total <= 0:
         return np.inf
     uncertain = sum((variance / total) ** 2 / freedom for variance, freedom in parts)

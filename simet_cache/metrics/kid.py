@@ -135,11 +135,10 @@ def noise(*, real: Summarised[Within], synth: Summarised[Within], joint: Across)
 
 def _freedom(variance: float, *influences: Floats) -> float:
     """Degrees of freedom of a variance that was found from the variances of these means."""
-    uncertain = 0.0
-    for values in influences if variance > 0 else ():
-        share = float(values.var(ddof=1)) / len(values) / variance
-        uncertain += share**2 / freedom.of_rows(len(values), freedom.kurtosis_of(values))
-    return max(1 / uncertain, 1.0) if uncertain > 0 else np.inf
+    parts = (
+        (float(one.var(ddof=1)) / len(one), freedom.of_rows(len(one), freedom.kurtosis_of(one))) for one in influences
+    )
+    return max(freedom.of_sum(*parts, total=variance), 1.0)
 
 
 def _warnings(real: Summarised[Within], synth: Summarised[Within], joint: Across) -> tuple[str, ...]:
