@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mpmath
 import numpy as np
 import pytest
@@ -407,3 +409,26 @@ def test_rows_of_equal_length_are_drawn_alike_wherever_they_stand() -> None:
     found = [with_interval(real[order], synth[order]).interval for order in orders]
     errors = [interval.standard_error for interval in found if interval]
     assert max(errors) < 1.15 * min(errors)
+
+
+def test_the_second_order_grows_with_the_square_of_what_rows_add_beyond_gaussian_ones() -> None:
+    rng = np.random.default_rng(13)
+    real, synth = (
+        Summarised(rows, fid.summarise(rows)) for rows in (rng.standard_normal((400, 4)), rng.standard_normal((400, 4)))
+    )
+    pair = fid.join(real=real, synth=synth)
+    sides = fid.sides_of(pair, real.features, synth.features, seed=0)
+    assert all(side.excess == pytest.approx(side.gaussian, rel=0.2) for side in sides)
+    heavy = np.exp(rng.standard_normal((400, 4)))
+    tails = Summarised(heavy, fid.summarise(heavy))
+    (skewed, _) = fid.sides_of(fid.join(real=tails, synth=tails), heavy, heavy, seed=0)
+    assert skewed.excess > 1.5 * skewed.gaussian
+
+    def variance(times: float) -> float:
+        """Of sets whose rows have no influence, so that the second order is all there is."""
+        still = [replace(side, influence=np.zeros(400), excess=times * side.gaussian) for side in sides]
+        given = {"rows": (400, 400), "shares": (1 / 400, 1 / 400), "second": (2 / 400) ** 2, "bias": 0.0}
+        return fid.noise_of(pair, (still[0], still[1]), **given).variance
+
+    assert variance(2.0) == pytest.approx(4 * variance(1.0))
+    assert variance(0.5) == variance(1.0)

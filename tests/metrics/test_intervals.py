@@ -581,3 +581,13 @@ def test_intervals_that_are_known_not_to_fit_say_so(metric: str, label: str) -> 
     found = evaluate(**sides, metrics={metric: parameters}, intervals=True)[metric]
     assert found.interval is not None
     assert label in found.interval.method
+
+
+def test_parts_in_which_too_few_rows_decide_are_shares_all_the_same() -> None:
+    shares = np.linspace(0.3, 0.7, BLOCKS)
+    known = value(Noise(NONE, 1, own=1e-4), 0.5)
+    withheld = [value("about 9 real rows are nearest", share) for share in shares]
+    binomial = [replace(one, noise=Noise(NONE, 1, own=one.value * (1 - one.value) / one.n_synth)) for one in withheld]
+    assert from_parts(known, withheld).variance == from_parts(known, binomial).variance
+    without = [replace(one, noise=None) for one in withheld]
+    assert from_parts(known, without).variance != from_parts(known, binomial).variance
